@@ -17,6 +17,26 @@ if TYPE_CHECKING:
 # Name -> module:Class and what it is, in one line. Written by scripts/generate.py from the model files.
 BUILT_IN = {
     # <generated>
+    "cnn": (
+        "torchbasics.models._cnn:CNNModel",
+        "A small convolutional network for images; the default is the tutorial's.",
+    ),
+    "dcgan": (
+        "torchbasics.models._dcgan:DCGAN",
+        "A deep convolutional GAN: it learns to draw images like those it is shown.",
+    ),
+    "mlp": (
+        "torchbasics.models._mlp:MLP",
+        "A multilayer perceptron: linear layers with an activation after each but the last.",
+    ),
+    "rnn_classifier": (
+        "torchbasics.models._rnn_classifier:RNNClassifier",
+        "A recurrent classifier of sequences, or of images read row by row.",
+    ),
+    "stacked_rnn": (
+        "torchbasics.models._rnn:StackedRNN",
+        "Recurrent layers on top of each other: RNN, LSTM and GRU under one name.",
+    ),
     # </generated>
 }
 

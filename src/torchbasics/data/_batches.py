@@ -1,0 +1,328 @@
+"""Batches of anything that holds samples: what an epoch iterates over, from any position on."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
+
+from torchbasics import _checks
+from torchbasics.data._images import Images
+from torchbasics.data._order import derive, order, split
+
+Inputs = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
+
+
+class Batch(NamedTuple):
+    """Some samples: ``model(inputs)`` is to give *targets*."""
+
+    inputs: Inputs
+    targets: Tensor | None
+    size: int
+    indices: Tensor | None = None  # which samples of the dataset these are, where it has indices
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on *device*."""
+        targets = None if self.targets is None else self.targets.to(device, non_blocking=True)
+        return Batch(_each(self.inputs, lambda t: t.to(device, non_blocking=True)), targets, self.size, self.indices)
+
+
+class Batches:
+    """A dataset of known length cut into batches; epoch *e* goes through ``order(n, seed, e)``.
+
+    Subclasses say how a batch is put together (`gather`).
+    """
+
+    targets: Tensor | None = None  # all of them, where they lie in memory
+
+    def __init__(self, samples: int, *, batch_size: int, shuffle: bool, seed: int) -> None:
+        if samples == 0:
+            raise ValueError("the data is empty: it has 0 samples")
+        self.samples: int | None = samples
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+
+    def steps(self) -> int | None:
+        """Number of batches in an epoch, None where nobody knows."""
+        return None if self.samples is None else -(-self.samples // self.batch_size)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of *epoch*, leaving out its first *start* samples."""
+        for index in self._plan(epoch, start):
+            yield self.gather(index, epoch)
+
+    def first(self, n: int) -> Batch | None:
+        """Return the first *n* samples, None where looking at them would use them up."""
+        assert self.samples is not None
+        return self.gather(torch.arange(min(n, self.samples)), 0)
+
+    def gather(self, index: Tensor, epoch: int) -> Batch:
+        """Put the samples *index* together."""
+        raise NotImplementedError
+
+    def _plan(self, epoch: int, start: int) -> Iterable[Tensor]:
+        assert self.samples is not None
+        index = order(self.samples, self.seed, epoch) if self.shuffle else torch.arange(self.samples)
+        return torch.split(index[start:], self.batch_size) if start < self.samples else ()
+
+
+class PairBatches(Batches):
+    """Batches of tensors that lie in memory: a batch is one gather, with no Python per sample."""
+
+    def __init__(self, inputs: Any, targets: Any, **options: Any) -> None:
+        self.inputs = _as_inputs(inputs)
+        self.targets = None if targets is None else _as_tensor("targets", targets)
+        lengths = [len(t) for t in _leaves(self.inputs)] + ([] if self.targets is None else [len(self.targets)])
+        if len(set(lengths)) > 1:
+            raise ValueError(f"inputs and targets must have equal lengths, got {lengths[0]} and {lengths[-1]}")
+        super().__init__(lengths[0], **options)
+
+    def named(self) -> list[tuple[str, Tensor]]:
+        """Return the tensors with the names a user knows them by."""
+        return [("inputs", t) for t in _leaves(self.inputs)] + (
+            [] if self.targets is None else [("targets", self.targets)]
+        )
+
+    def gather(self, index: Tensor, epoch: int) -> Batch:
+        """Gather rows; without shuffling they are a view, not a copy."""
+        if self.shuffle:
+            inputs = _each(self.inputs, lambda t: t.index_select(0, index.to(t.device)))
+            targets = None if self.targets is None else self.targets.index_select(0, index.to(self.targets.device))
+        else:
+            rows = slice(int(index[0]), int(index[-1]) + 1)
+            inputs = _each(self.inputs, lambda t: t[rows])
+            targets = None if self.targets is None else self.targets[rows]
+        return Batch(inputs, targets, len(index), index)
+
+
+class ImagesBatches(Batches):
+    """Batches of `torchbasics.data.Images`, which gathers and converts a whole batch at once."""
+
+    def __init__(self, dataset: Images, **options: Any) -> None:
+        self.dataset = dataset
+        self.targets = dataset.targets
+        super().__init__(len(dataset), **options)
+
+    def gather(self, index: Tensor, epoch: int) -> Batch:
+        """Ask the dataset."""
+        inputs, targets = self.dataset.batch(index)
+        return Batch(inputs, targets, len(index), index)
+
+
+class DatasetBatches(Batches):
+    """Batches of a map-style dataset, sample by sample, in this process or in *workers* others.
+
+    The random numbers that a sample draws depend on (seed, epoch, index) alone: not on workers or on the start.
+    """
+
+    def __init__(self, dataset: Any, *, workers: int, **options: Any) -> None:
+        self.workers = workers
+        super().__init__(len(dataset), **options)
+        self._seeded = _Seeded(dataset, self.seed)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of *epoch* from *start* on."""
+        if not self.workers:
+            yield from super().epoch(epoch, start)
+            return
+        plan = list(self._plan(epoch, start))
+        keys = [[(epoch, i) for i in index.tolist()] for index in plan]
+        generator = torch.Generator()  # so that the loader draws its base seed from no global generator
+        loader: DataLoader[Any] = DataLoader(
+            self._seeded, batch_sampler=keys, num_workers=self.workers, generator=generator
+        )
+        for index, batch in zip(plan, loader, strict=True):
+            yield as_batch(batch)._replace(indices=index)
+
+    def gather(self, index: Tensor, epoch: int) -> Batch:
+        """Read the samples one by one and collate them, as torch's DataLoader does."""
+        state = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002  # user code draws there
+        try:
+            samples = self._seeded.__getitems__([(epoch, i) for i in index.tolist()])
+        finally:
+            random.setstate(state[0])
+            np.random.set_state(state[1])  # noqa: NPY002
+            torch.set_rng_state(state[2])
+        return as_batch(default_collate(samples))._replace(indices=index)
+
+
+class LoaderBatches(Batches):
+    """The batches of a DataLoader, a list or an iterator, as they come."""
+
+    def __init__(self, loader: Iterable[Any]) -> None:
+        self.loader = loader
+        self.once = isinstance(loader, Iterator)
+        self.samples = None
+        self._steps = len(loader) if isinstance(loader, Sized) and not _is_stream(loader) else None
+        if self._steps == 0:
+            raise ValueError("the data is empty: it has no batches")
+
+    def steps(self) -> int | None:
+        """Length of the loader, if it has one."""
+        return self._steps
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the loader's batches; those before *start* are read and left out."""
+        seen = 0
+        for item in self.loader:
+            batch = as_batch(item)
+            seen += batch.size
+            if seen > start:
+                yield batch
+        if seen == 0:
+            raise ValueError("the data is empty: it gave no batch")
+
+    def first(self, n: int) -> Batch | None:
+        """Look at nothing: an iterator would lose what is looked at."""
+        return None
+
+
+class _Seeded(Dataset[Any]):
+    """A dataset whose samples are read with all global generators seeded by (seed, epoch, index)."""
+
+    def __init__(self, dataset: Any, seed: int) -> None:
+        self.dataset = dataset
+        self.seed = seed
+
+    def __getitem__(self, key: tuple[int, int]) -> Any:
+        return self.__getitems__([key])[0]
+
+    def __getitems__(self, keys: list[tuple[int, int]]) -> list[Any]:
+        samples = []
+        for epoch, index in keys:
+            seed = derive(self.seed, epoch, index)
+            random.seed(seed)
+            np.random.seed(seed)  # noqa: NPY002  # the generator that users' transforms draw from
+            torch.default_generator.manual_seed(seed)
+            samples.append(self.dataset[index])
+        return samples
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+
+def make_batches(
+    data: Any,
+    targets: Any = None,
+    *,
+    batch_size: int | None,
+    default_batch_size: int = 100,
+    shuffle: bool = False,
+    seed: int = 0,
+    workers: int = 0,
+    set_by_user: tuple[str, ...] = (),
+) -> Batches:
+    """Make batches of what the contract takes as data.
+
+    Args:
+        data: An (inputs, targets) pair, inputs alone, a Dataset, a DataLoader or another iterable of batches.
+        targets: The targets, where *data* is inputs alone.
+        batch_size: None = *default_batch_size*, or what a loader brings.
+        default_batch_size: See *batch_size*.
+        shuffle: Whether epochs go through `order`.
+        seed: Of the order and of the samples' own randomness.
+        workers: Processes that read the samples of a Dataset.
+        set_by_user: Which of batch_size, shuffle and workers were asked for: an error with a loader.
+
+    Raises:
+        TypeError: *data* is none of these.
+        ValueError: it is empty, its parts differ in length, or an option contradicts it.
+    """
+    options = {"batch_size": batch_size or default_batch_size, "shuffle": shuffle, "seed": seed}
+    if isinstance(data, tuple) and targets is None:
+        if len(data) != 2:
+            raise TypeError(f"a tuple of data is (inputs, targets), got one of {len(data)} parts")
+        data, targets = data
+    if targets is not None or isinstance(data, (Tensor, np.ndarray, dict, tuple)):
+        return PairBatches(data, targets, **options)
+    if type(data) is TensorDataset and len(data.tensors) == 2:
+        return PairBatches(*data.tensors, **options)
+    if isinstance(data, Images):
+        return ImagesBatches(data, **options)
+    if isinstance(data, IterableDataset):
+        own = torch.Generator()
+        return LoaderBatches(DataLoader(data, batch_size=options["batch_size"], num_workers=workers, generator=own))
+    if isinstance(data, (DataLoader, list)) or not hasattr(data, "__getitem__"):
+        if not isinstance(data, Iterable):
+            raise TypeError(f"data must be (inputs, targets), a Dataset or an iterable of batches, got {data!r}")
+        if set_by_user:
+            raise ValueError(f"{type(data).__name__} brings its own batches; leave out {', '.join(set_by_user)}")
+        return LoaderBatches(data)
+    return DatasetBatches(data, workers=_checks.positive_int("workers", workers, least=0), **options)
+
+
+def split_data(data: Any, targets: Any, share: float, seed: int) -> tuple[Any, Any]:
+    """Cut *data* at random into a training part and a validation part of *share* of the samples."""
+    if isinstance(data, tuple) and len(data) == 2 and targets is None:
+        data, targets = data
+    if targets is not None or isinstance(data, (Tensor, np.ndarray, dict)):
+        inputs, labels = _as_inputs(data), None if targets is None else _as_tensor("targets", targets)
+        parts = split(len(_leaves(inputs)[0]), share, seed)
+        pairs = [(_each(inputs, lambda t, i=i: t[i]), None if labels is None else labels[i]) for i in parts]
+        return (pairs[0], pairs[1]) if labels is not None else (pairs[0][0], pairs[1][0])
+    if isinstance(data, (DataLoader, list, IterableDataset)) or not hasattr(data, "__len__"):
+        raise ValueError(f"validation={share!r} needs data with indices, not {type(data).__name__}; give it as data")
+    train, held_out = split(len(data), share, seed)
+    if isinstance(data, Images):
+        return data[train], data[held_out]
+    return (torch.utils.data.Subset(data, part.tolist()) for part in (train, held_out))  # type: ignore[return-value]  # two
+
+
+def as_batch(item: Any) -> Batch:
+    """Read one item of a loader: (inputs, targets), or inputs alone."""
+    inputs, targets = item, None
+    if isinstance(item, (tuple, list)):
+        if len(item) != 2:
+            raise TypeError(
+                f"a batch must be (inputs, targets), got {len(item)} parts; "
+                "give several inputs as ((a, b, ...), targets) or ({name: a, ...}, targets)"
+            )
+        inputs, targets = _as_inputs(item[0]), _as_tensor("targets", item[1])
+    else:
+        inputs = _as_inputs(item)
+    return Batch(inputs, targets, len(_leaves(inputs)[0]))
+
+
+def _as_inputs(value: Any) -> Inputs:
+    if isinstance(value, Mapping):
+        return {str(k): _as_tensor(f"inputs[{k!r}]", v) for k, v in value.items()}
+    if isinstance(value, (tuple, list)):
+        return tuple(_as_tensor(f"inputs[{i}]", v) for i, v in enumerate(value))
+    return _as_tensor("inputs", value)
+
+
+def _as_tensor(name: str, value: Any) -> Tensor:
+    if isinstance(value, np.ndarray):
+        value = torch.as_tensor(value)
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor or an array, got {type(value).__name__}")
+    if value.ndim == 0:
+        raise ValueError(f"{name} must have a dimension of samples, got a single number")
+    return value
+
+
+def _leaves(inputs: Inputs) -> list[Tensor]:
+    if isinstance(inputs, Tensor):
+        return [inputs]
+    leaves = list(inputs.values()) if isinstance(inputs, dict) else list(inputs)
+    if not leaves:
+        raise ValueError("inputs hold no tensor")
+    return leaves
+
+
+def _each(inputs: Inputs, change: Any) -> Inputs:
+    if isinstance(inputs, Tensor):
+        return change(inputs)  # type: ignore[no-any-return]
+    if isinstance(inputs, dict):
+        return {k: change(v) for k, v in inputs.items()}
+    return tuple(change(v) for v in inputs)
+
+
+def _is_stream(loader: Any) -> bool:
+    return isinstance(getattr(loader, "dataset", None), IterableDataset)

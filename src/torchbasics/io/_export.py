@@ -1,0 +1,75 @@
+"""Models for other programs: torch.export's .pt2, and ONNX."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from torchbasics import _checks, _files
+
+if TYPE_CHECKING:
+    import os
+
+
+def export(
+    model: nn.Module, path: str | os.PathLike[str], *, inputs: Tensor | tuple[Tensor, ...] | None = None
+) -> None:
+    """Write *model*, as it computes in eval mode, for programs that do not have its code; the batch size stays free.
+
+    The batch is the first dimension of every input, the second where the model says ``batch_first=False``.
+
+    Args:
+        model: Any module that ``torch.export`` understands.
+        path: Ends in ".pt2" (``torch.export.load`` reads it) or ".onnx" (the extra "export").
+        inputs: An example of a batch; None = the model's own ``example_inputs()``.
+
+    Raises:
+        ValueError: *path* has another ending, or *inputs* are missing.
+        ImportError: the extra is not installed.
+    """
+    suffix = Path(path).suffix
+    if suffix not in (".pt2", ".onnx"):
+        raise ValueError(f"path must end in .pt2 or .onnx, got {str(path)!r}")
+    dim = 1 if getattr(model, "batch_first", True) is False else 0
+    example = _example(model, inputs, dim)
+    batch = torch.export.Dim("batch")
+    free = tuple({dim: batch} for _ in example)
+    modes = {module: module.training for module in model.modules()}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch speaks of its own future
+            content = (_pt2 if suffix == ".pt2" else _onnx)(model.eval(), example, free)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    with _files.atomic_write(path) as file:
+        file.write(content)
+
+
+def _example(model: nn.Module, inputs: Tensor | tuple[Tensor, ...] | None, dim: int) -> tuple[Tensor, ...]:
+    if inputs is None:
+        if not hasattr(model, "example_inputs"):
+            raise ValueError(f"{type(model).__name__} has no example_inputs(); give inputs=, an example of a batch")
+        inputs = model.example_inputs()
+    example = inputs if isinstance(inputs, tuple) else (inputs,)
+    # Two samples: torch.export takes a size of 1 for a fixed one.
+    return tuple(t if t.shape[dim] > 1 else torch.cat([t, t], dim) for t in example)
+
+
+def _pt2(model: nn.Module, example: tuple[Tensor, ...], free: tuple[dict[int, Any], ...]) -> bytes:
+    program = torch.export.export(model, example, dynamic_shapes=free)
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer)
+    return buffer.getvalue()
+
+
+def _onnx(model: nn.Module, example: tuple[Tensor, ...], free: tuple[dict[int, Any], ...]) -> bytes:
+    _checks.require("onnxscript", "export")
+    program: Any = torch.onnx.export(model, example, dynamo=True, dynamic_shapes=free, verbose=False)
+    content: bytes = program.model_proto.SerializeToString()
+    return content

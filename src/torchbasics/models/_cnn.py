@@ -1,0 +1,123 @@
+"""The convolutional network of the tutorial, and its relatives of other sizes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch.nn.functional as F  # noqa: N812  # the field's name for it
+from torch import Tensor, nn
+
+from torchbasics import _checks
+from torchbasics._model import Model
+from torchbasics._zoo import register
+from torchbasics.models._inputs import check_tensor, wrong_shape
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@register("cnn")
+class CNNModel(Model):
+    """A small convolutional network for images; the default is the tutorial's.
+
+    Each block is a convolution that keeps the size, batch norm (if asked for), ReLU, and a 2x2 max-pool that halves
+    it, rounding down; then a hidden layer with ReLU and dropout, and a linear layer to the logits. With the defaults
+    these are the layers, the state_dict and the 54,840 parameters of the tutorial.
+
+    Shapes: ``(N, in_channels, H, W)`` -> ``(N, num_classes)``.
+
+    Args:
+        in_channels: Channels of the images: 1 for grey, 3 for colour.
+        num_classes: Logits per image.
+        image_size: The side of square images, or ``(H, W)``.
+        channels: Output channels of each block: one block or more.
+        hidden: Width of the hidden layer.
+        kernel_size: Side of the convolutions' windows; odd, so that the size can be kept.
+        batch_norm: Normalise each convolution's output over the batch.
+        dropout: The share of the hidden layer's values dropped in training, in [0, 1).
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        ValueError: a size is below 1, the kernel is even, or the images are too small for that many blocks.
+
+    >>> import torch
+    >>> CNNModel()(torch.zeros(5, 1, 28, 28)).shape
+    torch.Size([5, 10])
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        num_classes: int = 10,
+        *,
+        image_size: int | Sequence[int] = 28,
+        channels: Sequence[int] = (10, 20),
+        hidden: int = 50,
+        kernel_size: int = 5,
+        batch_norm: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.in_channels = _checks.positive_int("in_channels", in_channels)
+        self.num_classes = _checks.positive_int("num_classes", num_classes)
+        height, width = _sides(image_size, 2 ** len(_widths(channels)))
+        self.image_size = image_size
+        self.channels = channels
+        self.hidden = _checks.positive_int("hidden", hidden)
+        self.kernel_size = _checks.positive_int("kernel_size", kernel_size)
+        if kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd, so that convolutions keep the image size, got {kernel_size!r}")
+        self.batch_norm = _checks.flag("batch_norm", batch_norm)
+        _checks.fraction("dropout", dropout)
+        self.dropout = dropout
+
+        self._shape = (in_channels, height, width)
+        for i, (ins, outs) in enumerate(zip([in_channels, *channels], channels, strict=False), start=1):
+            self.add_module(f"conv{i}", nn.Conv2d(ins, outs, kernel_size, padding=kernel_size // 2))
+            if batch_norm:
+                self.add_module(f"bn{i}", nn.BatchNorm2d(outs))
+            height, width = height // 2, width // 2
+        self.fc1: nn.Linear = nn.Linear(channels[-1] * height * width, hidden)
+        self.fc2: nn.Linear = nn.Linear(hidden, num_classes)
+
+    if TYPE_CHECKING:
+
+        def __call__(self, inputs: Tensor) -> Tensor: ...
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the logits: ``(N, in_channels, H, W)`` -> ``(N, num_classes)``."""
+        check_tensor(inputs, self.fc1.weight)
+        if inputs.ndim != 4 or inputs.shape[1:] != self._shape:
+            model = f"CNNModel(in_channels={self.in_channels}, image_size={self.image_size!r})"
+            raise wrong_shape(inputs, model, f"(N, {', '.join(map(str, self._shape))})")
+        x = inputs
+        for i in range(1, len(self.channels) + 1):
+            x = getattr(self, f"conv{i}")(x)
+            if self.batch_norm:
+                x = getattr(self, f"bn{i}")(x)
+            # Pool first: ReLU keeps the order, so outputs and gradients are the same bits, from a quarter of the work.
+            x = F.relu(F.max_pool2d(x, 2))  # (N, C, H, W) -> (N, C, H/2, W/2)
+        x = F.relu(self.fc1(x.flatten(1)))  # (N, hidden)
+        return self.fc2(F.dropout(x, self.dropout, self.training))  # type: ignore[no-any-return]  # (N, num_classes)
+
+    def example_inputs(self, n: int = 1) -> Tensor:
+        """Return zeros that fit *forward*: ``(n, in_channels, H, W)``."""
+        return self.fc1.weight.new_zeros(n, *self._shape)
+
+
+def _widths(channels: Sequence[int]) -> Sequence[int]:
+    if not isinstance(channels, (tuple, list)) or not channels:
+        raise TypeError(f"channels must be a tuple of one width a block, such as (10, 20), got {channels!r}")
+    for i, width in enumerate(channels):
+        _checks.positive_int(f"channels[{i}]", width)
+    return channels
+
+
+def _sides(image_size: int | Sequence[int], least: int) -> tuple[int, int]:
+    sides = image_size if isinstance(image_size, (tuple, list)) else (image_size, image_size)
+    if len(sides) != 2:
+        raise ValueError(f"image_size must be a side or (H, W), got {image_size!r}")
+    height, width = (_checks.positive_int("image_size", side) for side in sides)
+    if min(height, width) < least:
+        raise ValueError(f"image_size must be at least {least}, as every block halves it, got {image_size!r}")
+    return height, width

@@ -1,0 +1,46 @@
+"""The checks of what a model is given to run on, and their words."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def check_tensor(inputs: Tensor, weight: Tensor, *, name: str = "inputs") -> None:
+    """Refuse what cannot be multiplied with *weight*: no tensor, or one of another dtype.
+
+    Under autocast any floating dtype is fine, since torch converts it.
+
+    Raises:
+        TypeError: *inputs* is no tensor, or has another dtype than *weight*.
+
+    >>> check_tensor(torch.zeros(2, 3, dtype=torch.uint8), torch.zeros(3))
+    Traceback (most recent call last):
+        ...
+    TypeError: inputs have dtype torch.uint8, but the weights have torch.float32; give images as
+    torchbasics.data.Images, which converts them, or call inputs.to(torch.float32)
+    """
+    if not isinstance(inputs, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(inputs).__name__}; torch.as_tensor(...) makes one")
+    if inputs.dtype == weight.dtype:
+        return
+    if inputs.is_floating_point() and torch.is_autocast_enabled(inputs.device.type):
+        return
+    images = "" if inputs.is_floating_point() else "give images as torchbasics.data.Images, which converts them, or "
+    raise TypeError(
+        f"{_have(name)} dtype {inputs.dtype}, but the weights have {weight.dtype}; "
+        f"{images}call {name}.to({weight.dtype})"
+    )
+
+
+def wrong_shape(inputs: Tensor, model: str, needs: str, *, name: str = "inputs") -> ValueError:
+    """Return the error for *inputs* whose shape does not fit *model*.
+
+    >>> wrong_shape(torch.zeros(4, 5), "MLP(in_features=3)", "(N, 3)")
+    ValueError('inputs have shape (4, 5), but MLP(in_features=3) needs (N, 3)')
+    """
+    return ValueError(f"{_have(name)} shape {tuple(inputs.shape)}, but {model} needs {needs}")
+
+
+def _have(name: str) -> str:
+    return f"{name} have" if name.endswith("s") else f"{name} has"

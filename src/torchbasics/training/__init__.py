@@ -1,0 +1,16 @@
+"""Training: one call to fit a model, one to evaluate it, one to predict with it."""
+
+from torchbasics._recipe import EarlyStopping as EarlyStopping
+from torchbasics._recipe import Recipe as Recipe
+from torchbasics.training._callbacks import Callback as Callback
+from torchbasics.training._callbacks import State as State
+from torchbasics.training._evaluate import confusion_matrix as confusion_matrix
+from torchbasics.training._evaluate import evaluate as evaluate
+from torchbasics.training._evaluate import predict as predict
+from torchbasics.training._fit import fit as fit
+from torchbasics.training._history import History as History
+from torchbasics.training._steps import Adversarial as Adversarial
+from torchbasics.training._steps import NonFiniteError as NonFiniteError
+from torchbasics.training._steps import Result as Result
+from torchbasics.training._steps import Step as Step
+from torchbasics.training._steps import Supervised as Supervised

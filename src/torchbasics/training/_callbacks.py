@@ -1,0 +1,163 @@
+"""What looks at a run while it goes on: the state it is shown, and the built-in callbacks."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from torchbasics._recipe import EarlyStopping, Recipe
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from torchbasics.training._history import History
+
+
+class State:
+    """Where a run stands; callbacks read it and change nothing but by `stop`.
+
+    Attributes:
+        model: What is trained.
+        history: The epochs so far.
+        recipe: The run's recipe, all choices made.
+        epoch: The running epoch, counted from 0.
+        step: Updates done so far.
+        steps: Updates of an epoch, None where nobody knows.
+        loss: The last batch's loss: a number, or a tensor on the device that nobody has waited for.
+        learning_rate: Of the last update.
+    """
+
+    def __init__(self, model: nn.Module, history: History, recipe: Recipe, steps: int | None) -> None:
+        self.model = model
+        self.history = history
+        self.recipe = recipe
+        self.steps = steps
+        self.epoch = 0
+        self.step = 0
+        self.loss: float | Tensor = float("nan")
+        self.learning_rate = 0.0
+        self.stopped: str | None = None
+
+    def stop(self, reason: str) -> None:
+        """End the run after this step; *reason* becomes ``history.stopped``."""
+        self.stopped = reason
+
+
+class Callback:
+    """Base of the built-in callbacks; one of your own needs only the methods it uses, and no base."""
+
+    def on_start(self, state: State) -> None:
+        """Before the first step."""
+
+    def on_step(self, state: State) -> None:
+        """After each update."""
+
+    def on_epoch(self, state: State) -> None:
+        """After each epoch: its row is in the history."""
+
+    def on_end(self, state: State) -> None:
+        """After the run, also when it failed."""
+
+
+class Stopper(Callback):
+    """Ends a run that no longer gets better, and brings back its best weights."""
+
+    def __init__(self, options: EarlyStopping) -> None:
+        self.options = options
+        self.best: float | None = None
+        self.waited = 0
+        self.weights: dict[str, Any] | None = None
+
+    def on_epoch(self, state: State) -> None:
+        """Compare the epoch with the best so far."""
+        row = state.history[-1]
+        name = self.options.monitor or ("validation_loss" if "validation_loss" in row else "loss")
+        if name not in row:
+            raise ValueError(f"early stopping watches {name!r}, which is not in the history: {', '.join(row)}")
+        sign = -1 if name.endswith(("loss", "error", "mae")) else 1
+        if self.best is None or sign * row[name] > self.best:
+            self.best, self.waited = sign * row[name], 0
+            self.weights = copy.deepcopy(state.model.state_dict()) if self.options.restore_best else None
+        else:
+            self.waited += 1
+            if self.waited >= self.options.patience:
+                state.stop("early")
+
+    def on_end(self, state: State) -> None:
+        """Bring back the best weights."""
+        if self.weights is not None:
+            state.model.load_state_dict(self.weights)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what has been best, and since when."""
+        return {"best": self.best, "waited": self.waited, "weights": self.weights}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Set what `state_dict` returned."""
+        self.best, self.waited, self.weights = state["best"], state["waited"], state["weights"]
+
+
+class Lines(Callback):
+    """Prints a line at the start and one an epoch."""
+
+    def on_start(self, state: State) -> None:
+        """Say what was chosen."""
+        self.say(f"{type(state.model).__name__}: {state.recipe.describe()}")
+
+    def on_epoch(self, state: State) -> None:
+        """Say what was measured."""
+        row = dict(state.history[-1])
+        seconds = row.pop("seconds")
+        numbers = "  ".join(f"{name} {value:.4f}" for name, value in row.items())
+        total = state.recipe.epochs
+        self.say(f"epoch {len(state.history):{len(str(total))}}/{total}  {numbers}  {seconds:.1f} s")
+
+    def on_end(self, state: State) -> None:
+        """Say why it ended, when it ended before time."""
+        if state.stopped is not None:
+            self.say(f"stopped ({state.stopped}) after epoch {len(state.history)} of {state.recipe.epochs}")
+
+    def say(self, line: str) -> None:
+        """Print."""
+        print(line, flush=True)
+
+
+class Bar(Lines):
+    """Shows a bar for the running epoch, above it a line for each that is done."""
+
+    def on_start(self, state: State) -> None:
+        """Open the bar."""
+        from tqdm.auto import tqdm
+
+        self.bar = tqdm(total=state.steps, leave=False, unit="step", dynamic_ncols=True)
+        super().on_start(state)
+
+    def on_step(self, state: State) -> None:
+        """Move the bar."""
+        if self.bar.update() and isinstance(state.loss, float):  # redrawn ten times a second at most
+            self.bar.set_postfix(loss=f"{state.loss:.3f}", refresh=False)
+
+    def on_epoch(self, state: State) -> None:
+        """Start the bar anew."""
+        self.bar.reset(total=state.steps)
+        super().on_epoch(state)
+
+    def on_end(self, state: State) -> None:
+        """Close the bar."""
+        self.bar.close()
+        super().on_end(state)
+
+    def say(self, line: str) -> None:
+        """Print above the bar."""
+        self.bar.write(line)
+
+
+def make_progress(progress: bool | None) -> list[Callback]:
+    """Return what shows progress: None = a bar on a terminal or in a notebook, else a line an epoch; False = nothing."""
+    if progress is False:
+        return []
+    if progress is True or sys.stderr.isatty() or "ipykernel" in sys.modules:
+        return [Bar()]
+    return [Lines()]

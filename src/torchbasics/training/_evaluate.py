@@ -1,0 +1,227 @@
+"""Evaluation and prediction, which leave the model and the random generators as they were."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from torchbasics import _checks
+from torchbasics._recipe import Precision, Recipe
+from torchbasics.data._batches import Batches, PairBatches, make_batches
+from torchbasics.training._loop import Meter, run_epoch
+from torchbasics.training._metrics import Confusion, make_metrics
+from torchbasics.training._random import forked
+from torchbasics.training._steps import Step, call, make_step
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+BATCH_SIZE = 1000
+
+
+def evaluate(
+    model: nn.Module,
+    test: Any,
+    targets: Any = None,
+    *,
+    batch_size: int | None = None,
+    loss: Any = None,
+    metrics: Any = None,
+    step: Any = None,
+    workers: int = 0,
+    device: torch.device | str | None = None,
+    precision: Precision = "float32",
+) -> dict[str, float]:
+    """Measure *model* on *test*: each sample counts once, whatever the batch size.
+
+    The model is in eval mode meanwhile; its modes, its device and all random generators are put back.
+
+    Args:
+        model: Any module.
+        test: An (inputs, targets) pair, a Dataset, a DataLoader or another iterable of batches.
+        targets: The targets, where *test* is inputs alone.
+        batch_size: Samples per forward pass, None = 1000; only memory and speed depend on it.
+        loss: As for `fit`: None = cross-entropy for integer targets, mean squared error for floating ones.
+        metrics: Names, functions (outputs, targets) -> number, torchmetrics objects, a list or dict of them;
+            None = "accuracy" for integer targets.
+        step: As for `fit`.
+        workers: Processes that read the samples of a Dataset.
+        device: None = where the model is.
+        precision: "float32", "bfloat16" or "float16".
+
+    Returns:
+        "loss", the metrics, and "samples", how many were counted.
+
+    Raises:
+        ValueError: the data is empty, does not fit the model, or holds a value that is not finite.
+
+    >>> evaluate(nn.Linear(3, 2), torch.zeros(5, 3), torch.zeros(5, dtype=torch.long))["samples"]
+    5
+    """
+    make_metrics(metrics, None)  # unknown ones are named before anything is run
+    recipe = Recipe(loss=loss, step=step, precision=precision)
+    batches = _batches(test, targets, batch_size, workers)
+    with on_device(model, device) as here:
+        bound = make_step(step, model)
+        bound.bind(model, recipe)
+        check(bound, batches, here)
+        meter = Meter(metrics)
+        result = measure(bound, batches, meter, here)
+    return {**result, "samples": meter.samples}
+
+
+def predict(
+    model: nn.Module,
+    inputs: Any,
+    *,
+    batch_size: int | None = None,
+    workers: int = 0,
+    device: torch.device | str | None = None,
+    precision: Precision = "float32",
+) -> Tensor:
+    """Run *model* on *inputs* in eval mode, batch by batch.
+
+    Shapes: ``(N, ...)`` -> ``(N, ...)`` of the model's output, on the CPU.
+
+    Args:
+        model: Any module that returns a tensor.
+        inputs: A tensor or array, a tuple or dict of them, a Dataset or batches; targets in it are passed over.
+        batch_size: Samples per forward pass, None = 1000; only memory and speed depend on it.
+        workers: Processes that read the samples of a Dataset.
+        device: None = where the model is.
+        precision: "float32", "bfloat16" or "float16".
+
+    Raises:
+        ValueError: *inputs* are empty.
+        TypeError: the model returns no tensor.
+
+    >>> predict(nn.Linear(3, 2), torch.zeros(5, 3)).shape
+    torch.Size([5, 2])
+    """
+    batches: Batches
+    if isinstance(inputs, (tuple, dict)):  # several inputs of the model, not a pair with targets
+        batches = PairBatches(inputs, None, batch_size=batch_size or BATCH_SIZE, shuffle=False, seed=0)
+    else:
+        batches = _batches(inputs, None, batch_size, workers)
+    outputs = []
+    with on_device(model, device) as here, evaluating(model):
+        step = make_step("supervised", model)
+        step.bind(model, Recipe(precision=precision))
+        for batch in batches.epoch(0):
+            with step.autocast():
+                made = _explained(lambda b=batch: call(model, b.to(here).inputs), batch.inputs, model)
+            if not isinstance(made, Tensor):
+                raise TypeError(f"predict needs a model that returns a tensor, got {type(made).__name__}")
+            outputs.append(made.cpu())
+    return torch.cat(outputs)
+
+
+def confusion_matrix(model: nn.Module, test: Any, targets: Any = None, *, batch_size: int | None = None) -> Tensor:
+    """Count how often each true class (row) was taken for each class (column): int64, (classes, classes).
+
+    Raises:
+        ValueError: the data is empty or does not fit the model.
+
+    >>> confusion_matrix(nn.Identity(), torch.eye(2), torch.tensor([0, 1])).tolist()
+    [[1, 0], [0, 1]]
+    """
+    counts = Confusion()
+    batches = _batches(test, targets, batch_size, 0)
+    with on_device(model, None) as here:
+        step = make_step("supervised", model)
+        step.bind(model, Recipe())
+        check(step, batches, here)
+        with evaluating(model):
+            for batch in batches.epoch(0):
+                result = step.evaluate(batch.to(here))
+                assert result.outputs is not None
+                assert result.targets is not None
+                counts.update(result.outputs, result.targets)
+    return counts.counts()
+
+
+def measure(step: Step, batches: Batches, meter: Meter, device: torch.device) -> dict[str, float]:
+    """Run an epoch of evaluation with a bound step."""
+    with evaluating(step.model):
+        return run_epoch(batches.epoch(0), step.evaluate, meter, device)
+
+
+def check(step: Step, batches: Batches, device: torch.device) -> None:
+    """Try the first samples and look at values and targets, before anything is changed.
+
+    Raises:
+        ValueError, TypeError: data and model do not fit.
+    """
+    if isinstance(batches, PairBatches):
+        for name, tensor in batches.named():
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                sample = int((~torch.isfinite(tensor)).nonzero()[0, 0])
+                raise ValueError(f"{name} hold a value that is not finite, first in sample {sample}; clean or drop it")
+    with evaluating(step.model):
+        batch = batches.first(2)
+        if batch is not None:
+            here = batch.to(device)
+            _explained(lambda: step.check(here, batches.targets), batch.inputs, step.model)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put *model* in eval mode, without gradients; each submodule's mode and all generators come back."""
+    modes: Mapping[nn.Module, bool] = {module: module.training for module in model.modules()}
+    try:
+        with forked(seed=0), torch.no_grad():
+            model.eval()
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@contextmanager
+def on_device(model: nn.Module, device: torch.device | str | None) -> Iterator[torch.device]:
+    """Give the device to work on; the model goes there, and back afterwards."""
+    first = next((p.device for p in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
+    if device is None:
+        yield first
+        return
+    from torchbasics._env import device as named
+
+    there = named(str(device))
+    model.to(there)
+    try:
+        yield there
+    finally:
+        model.to(first)
+
+
+def _batches(data: Any, targets: Any, batch_size: int | None, workers: int) -> Batches:
+    given = {"batch_size": batch_size is not None, "workers": workers != 0}
+    if batch_size is not None:
+        _checks.positive_int("batch_size", batch_size)
+    return make_batches(
+        data,
+        targets,
+        batch_size=batch_size,
+        default_batch_size=BATCH_SIZE,
+        workers=workers,
+        set_by_user=tuple(name for name, was_given in given.items() if was_given),
+    )
+
+
+def _explained(run: Any, inputs: Any, model: nn.Module) -> Any:
+    """Run; when torch refuses the inputs' type, say so in the user's words."""
+    try:
+        return run()
+    except RuntimeError as e:
+        first = next((p for p in model.parameters() if p.is_floating_point()), None)
+        if not isinstance(inputs, Tensor) or first is None or inputs.dtype == first.dtype:
+            raise
+        way_out = (
+            "wrap images in torchbasics.data.Images, or convert them"
+            if inputs.dtype == torch.uint8
+            else f"convert them with inputs.to({first.dtype})"
+        )
+        raise TypeError(f"inputs are {inputs.dtype}, but the model's parameters are {first.dtype}; {way_out}") from e

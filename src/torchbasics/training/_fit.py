@@ -1,0 +1,196 @@
+"""The way from a user's call to a run: choices made, everything checked, then trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import nn
+
+from torchbasics import _checks
+from torchbasics._recipe import EarlyStopping, Options, Recipe, make_recipe
+from torchbasics.data._batches import Batches, LoaderBatches, make_batches, split_data
+from torchbasics.training import _checkpoint, _random
+from torchbasics.training._augment import make_augmentation
+from torchbasics.training._callbacks import Stopper, make_progress
+from torchbasics.training._evaluate import BATCH_SIZE, check
+from torchbasics.training._metrics import make_metrics
+from torchbasics.training._run import Run
+from torchbasics.training._steps import make_step
+from torchbasics.training._tensorboard import TensorBoard
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from torchbasics.training._history import History
+
+DEFAULT_BATCH_SIZE = 100
+
+
+def fit(
+    model: nn.Module,
+    train: Any,
+    targets: Any = None,
+    *,
+    epochs: int | None = None,
+    recipe: Recipe | str | None = None,
+    validation: Any = None,
+    metrics: Any = None,
+    workers: int = 0,
+    device: torch.device | str | None = None,
+    log_dir: str | Path | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int | None = None,
+    resume: bool | Literal["auto"] | str | Path = "auto",
+    progress: bool | None = None,
+    callbacks: Sequence[Any] = (),
+    **options: Unpack[Options],
+) -> History:
+    """Train *model*, and return what was measured.
+
+    It ends on the parameters of the same loop written by hand: ``torch.manual_seed(seed)``, then for each epoch the
+    batches of `torchbasics.data.order`, ``zero_grad``, loss, ``backward``, ``step``.
+
+    Args:
+        model: Any module; it is trained in place, and left in the mode it was found in.
+        train: An (inputs, targets) pair of tensors or arrays, a Dataset, or a DataLoader or iterable of batches.
+        targets: The targets, where *train* is inputs alone.
+        epochs: Passes over the data; needed unless *recipe* brings them.
+        recipe: A whole `Recipe`, or the name of one; *options* change single values of it.
+        validation: Data like *train*, or a share in (0, 1) of it; measured after each epoch.
+        metrics: As for `evaluate`: None = "accuracy" for integer targets.
+        workers: Processes that read the samples of a Dataset.
+        device: None = where the model is; "auto" = the best there is; the model stays on it.
+        log_dir: A folder for TensorBoard (extra ``tensorboard``).
+        checkpoint: A folder that keeps all that is needed to go on after a crash.
+        checkpoint_every: Updates between two checkpoints; None = one an epoch.
+        resume: "auto" = go on where *checkpoint* has one; True = it must; False = it must not; or the path of one.
+        progress: None = a bar on a terminal, else a line an epoch; True = a bar; False = nothing.
+        callbacks: Objects with any of ``on_start``, ``on_step``, ``on_epoch``, ``on_end``, each called with a `State`.
+        **options: The values of `Recipe`: batch_size (100), loss, optimizer, lr, schedule, step, augment, shuffle,
+            accumulate, clip_norm, precision, memory_format, compile, fused, early_stopping, seed. With neither
+            optimizer, lr nor schedule, AdamW with a one-cycle schedule is used.
+
+    Raises:
+        ValueError, TypeError: an argument cannot be used, or data and model do not fit; nothing was changed.
+        NonFiniteError: a loss became nan or infinite; the update that it would have led to was not applied.
+
+    >>> x = torch.linspace(-1, 1, 100).unsqueeze(1)
+    >>> history = fit(nn.Linear(1, 1), x, 2 * x, epochs=50, lr=0.1, batch_size=20, progress=False)
+    >>> history[-1]["loss"] < 0.01
+    True
+    """
+    if epochs is not None:
+        options = {**options, "epochs": epochs}  # type: ignore[misc,typeddict-unknown-key]  # checked with the others
+    chosen = make_recipe(recipe, **options)
+    make_metrics(metrics, None)  # unknown names are told before anything is run
+    make_augmentation(chosen.augment)
+    if checkpoint_every is not None:
+        _checks.positive_int("checkpoint_every", checkpoint_every)
+    seed = int(torch.randint(2**31, ())) if chosen.seed is None else chosen.seed
+    if isinstance(validation, float):
+        train, validation = split_data(train, targets, validation, seed)
+        targets = None
+    batches = _train_batches(train, targets, chosen, workers, seed, options)
+    held_out = None if validation is None else _validation_batches(validation, seed, workers)
+    step = make_step(chosen.step, model)
+    chosen = _resolve(chosen, step.defaults, model, batches)
+    with ExitStack() as stack:
+        here = _place(model, device, chosen, stack)
+        step.bind(model, chosen)
+        check(step, batches, here)
+        if held_out is not None:
+            check(step, held_out, here)
+        stack.enter_context(_modes(model))
+        stack.enter_context(nullcontext() if chosen.seed is None else _random.forked(seed))
+        step.start(None if batches.steps() is None else batches.steps() * chosen.epochs)  # type: ignore[operator]
+        run = Run(model, step, chosen, batches, held_out, metrics, here)
+        parts: list[Any] = [*_stoppers(chosen), *callbacks]
+        if log_dir is not None:
+            classes = getattr(train, "classes", ())
+            parts.append(TensorBoard(log_dir, held_out or batches, classes))
+        parts += make_progress(progress)
+        if checkpoint is not None:
+            parts.append(_checkpoint.Checkpointer(run, Path(checkpoint), checkpoint_every))
+            path = _checkpoint.find(Path(checkpoint), resume)
+            if path is not None:
+                run.load_state_dict(_checkpoint.load(path, chosen, batches.samples), parts)
+        return run.go(parts)
+
+
+def _train_batches(train: Any, targets: Any, recipe: Recipe, workers: int, seed: int, options: Any) -> Batches:
+    asked = {
+        "batch_size": recipe.batch_size is not None,
+        "shuffle": "shuffle" in options or not recipe.shuffle,
+        "workers": workers != 0,
+    }
+    batches = make_batches(
+        train,
+        targets,
+        batch_size=recipe.batch_size,
+        default_batch_size=DEFAULT_BATCH_SIZE,
+        shuffle=recipe.shuffle,
+        seed=seed,
+        workers=workers,
+        set_by_user=tuple(name for name, was_asked in asked.items() if was_asked),
+    )
+    if isinstance(batches, LoaderBatches) and batches.once and recipe.epochs > 1:
+        raise ValueError(
+            f"an iterator can be read once, not epochs={recipe.epochs!r} times; give a list or a DataLoader"
+        )
+    return batches
+
+
+def _validation_batches(validation: Any, seed: int, workers: int) -> Batches:
+    held_out = make_batches(validation, batch_size=None, default_batch_size=BATCH_SIZE, seed=seed, workers=workers)
+    if isinstance(held_out, LoaderBatches) and held_out.once:
+        raise ValueError("validation is an iterator, which can be read once; give a list or a DataLoader")
+    return held_out
+
+
+def _resolve(recipe: Recipe, defaults: Any, model: nn.Module, batches: Batches) -> Recipe:
+    """Make the choices that the recipe leaves open."""
+    if recipe.optimizer is None and recipe.lr is None and recipe.schedule is None:
+        recipe = recipe.replace(**defaults)
+        if batches.steps() is None:  # no schedule without an end in sight
+            recipe = recipe.replace(schedule="constant")
+    if recipe.optimizer is None:
+        recipe = recipe.replace(optimizer=defaults["optimizer"])
+    if recipe.batch_size is None and not isinstance(batches, LoaderBatches):
+        recipe = recipe.replace(batch_size=DEFAULT_BATCH_SIZE)
+    if recipe.memory_format == "auto":
+        convolves = any(isinstance(m, (nn.Conv2d, nn.ConvTranspose2d)) for m in model.modules())
+        recipe = recipe.replace(memory_format="channels_last" if convolves else "contiguous")
+    return recipe.replace(schedule=recipe.schedule or "constant")
+
+
+def _place(model: nn.Module, device: torch.device | str | None, recipe: Recipe, stack: ExitStack) -> torch.device:
+    """Move the model to its device, and for the time of the run into its memory format."""
+    if device is not None:
+        from torchbasics._env import device as named
+
+        model.to(named(str(device)))
+    if recipe.memory_format == "channels_last":
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a keyword alone is allowed
+        stack.callback(model.to, memory_format=torch.contiguous_format)
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+def _stoppers(recipe: Recipe) -> list[Stopper]:
+    if recipe.early_stopping is None:
+        return []
+    given = recipe.early_stopping
+    return [Stopper(given if isinstance(given, EarlyStopping) else EarlyStopping(given))]
+
+
+@contextmanager
+def _modes(model: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

@@ -1,0 +1,90 @@
+"""The one epoch function: training, validation and evaluation differ in what is done to a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchbasics.data._batches import Batch
+from torchbasics.training._metrics import Metric, make_metrics, metric_state, set_metric_state
+from torchbasics.training._steps import Result
+
+
+class Meter:
+    """Losses and metrics of an epoch so far, weighted by sample, summed in float64.
+
+    Args:
+        metrics: As `evaluate` takes them; made when the first targets are seen.
+    """
+
+    def __init__(self, metrics: Any = None) -> None:
+        self.wanted = metrics
+        self.metrics: dict[str, Metric] | None = None
+        self.sums: dict[str, float | Tensor] = {}
+        self.weight = 0.0
+        self.samples = 0
+
+    def add(self, result: Result, size: int) -> None:
+        """Take in what a batch gave."""
+        self.samples += size
+        if result.weight:
+            self.weight += result.weight
+            for name, value in result.losses.items():
+                exact = value if isinstance(value, float) else _wide(value)
+                self.sums[name] = self.sums.get(name, 0.0) + exact * result.weight
+        if result.outputs is not None and result.targets is not None:
+            if self.metrics is None:
+                self.metrics = make_metrics(self.wanted, result.targets)
+            for metric in self.metrics.values():
+                metric.update(result.outputs, result.targets)
+
+    def compute(self) -> dict[str, float]:
+        """Return the means and the metrics' values."""
+        means = {name: float(value) / self.weight for name, value in self.sums.items()}
+        return means | {name: float(metric.compute()) for name, metric in (self.metrics or {}).items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the sums and the metrics' states, for a checkpoint in the middle of an epoch."""
+        metrics = {name: metric_state(metric) for name, metric in (self.metrics or {}).items()}
+        sums = {name: float(value) for name, value in self.sums.items()}
+        return {"sums": sums, "weight": self.weight, "samples": self.samples, "metrics": metrics}
+
+    def load_state_dict(self, state: Mapping[str, Any], targets: Tensor | None) -> None:
+        """Set what `state_dict` returned; *targets* are some of the data's."""
+        self.sums, self.weight, self.samples = dict(state["sums"]), state["weight"], state["samples"]
+        if state["metrics"]:
+            self.metrics = make_metrics(self.wanted, targets)
+            for name, saved in state["metrics"].items():
+                set_metric_state(self.metrics[name], saved)
+
+
+def run_epoch(
+    batches: Iterable[Batch],
+    do: Callable[[Batch], Result],
+    meter: Meter,
+    device: torch.device,
+    after: Callable[[Batch, Result], object] | None = None,
+) -> dict[str, float]:
+    """Do *do* to each batch on *device*, and return what the epoch measured.
+
+    Args:
+        batches: The batches.
+        do: A step's ``update`` or ``evaluate``.
+        meter: Takes in what it gives.
+        device: Where the model is.
+        after: Called after each batch; a true answer ends the epoch there.
+    """
+    for batch in batches:
+        here = batch if device.type == "cpu" else batch.to(device)
+        result = do(here)
+        meter.add(result, batch.size)
+        if after is not None and after(batch, result):
+            break
+    return meter.compute()
+
+
+def _wide(value: Tensor) -> Tensor:
+    return value.detach() if value.device.type == "mps" else value.detach().double()

@@ -1,0 +1,95 @@
+"""Optimizers and schedules by name, with options, by factory or as instances."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, OneCycleLR
+
+from torchbasics import _checks
+from torchbasics._recipe import Recipe
+
+# All of torch's optimizers that need no closure and no special parameters.
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
+    name.lower(): getattr(torch.optim, name)
+    for name in ("Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "ASGD", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD")
+}
+
+# Each from an optimizer whose rate is the peak, and the number of updates in all; "constant" is no schedule.
+SCHEDULES: dict[str, Callable[..., LRScheduler]] = {
+    "onecycle": lambda o, steps, **options: OneCycleLR(o, o.param_groups[0]["lr"], total_steps=steps, **options),
+    "cosine": lambda o, steps, **options: CosineAnnealingLR(o, steps, **options),
+    "linear": lambda o, steps, **options: LinearLR(
+        o, **{"start_factor": 1.0, "end_factor": 0.0, **options}, total_iters=steps
+    ),
+}
+
+
+def make_optimizer(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> Optimizer:
+    """Make the optimizer of *parameters*: by name, (name, options) or factory; an instance is used as it is.
+
+    Raises:
+        ValueError: unknown name, or an instance that does not hold the parameters or comes with lr.
+        TypeError: it is none of these, or an option is not one of the optimizer's.
+    """
+    wanted = [p for p in parameters if p.requires_grad]
+    if isinstance(recipe.optimizer, Optimizer):
+        held = {id(p) for group in recipe.optimizer.param_groups for p in group["params"]}
+        if recipe.lr is not None:
+            raise ValueError(f"lr={recipe.lr!r} does not go with an optimizer instance; set its own learning rate")
+        if not held & {id(p) for p in wanted}:
+            raise ValueError("the optimizer holds no parameter of this model; make it from model.parameters()")
+        return recipe.optimizer
+    if not wanted:
+        raise ValueError("the model has no parameter that requires a gradient; there is nothing to train")
+    factory, options = _named("optimizer", recipe.optimizer, OPTIMIZERS)
+    options |= {} if recipe.lr is None else {"lr": recipe.lr}
+    options |= {"fused": True} if recipe.fused else {}
+    made = factory(wanted, **options)
+    if not isinstance(made, Optimizer):
+        raise TypeError(f"optimizer must make a torch.optim.Optimizer, got {type(made).__name__}")
+    return made
+
+
+def make_schedule(recipe: Recipe, optimizer: Optimizer, steps: int | None) -> LRScheduler | None:
+    """Make the schedule, which counts updates: by name, (name, options), factory or instance.
+
+    Raises:
+        ValueError: unknown name, an instance of another optimizer, or the schedule needs the unknown number of *steps*.
+        TypeError: it makes no LRScheduler.
+    """
+    if recipe.schedule in (None, "constant"):  # nothing to step
+        return None
+    if isinstance(recipe.schedule, LRScheduler):
+        if recipe.schedule.optimizer is not optimizer:
+            raise ValueError("the schedule belongs to another optimizer; give that one as optimizer=")
+        made: Any = recipe.schedule
+    else:
+        factory, options = _named("schedule", recipe.schedule, SCHEDULES)
+        if factory not in SCHEDULES.values():
+            made = factory(optimizer, **options)
+        elif steps is None:
+            raise ValueError(
+                f"schedule {recipe.schedule!r} needs the number of steps, which this data does not tell; "
+                "give the data a length, or schedule='constant'"
+            )
+        else:
+            made = factory(optimizer, steps, **options)
+    if not isinstance(made, LRScheduler) or isinstance(made, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        raise TypeError(f"schedule must make an LRScheduler that steps without a value, got {type(made).__name__}")
+    return made
+
+
+def _named(kind: str, value: Any, table: dict[str, Callable[..., Any]]) -> tuple[Callable[..., Any], dict[str, Any]]:
+    options: dict[str, Any] = {}
+    if isinstance(value, (tuple, list)) and len(value) == 2 and isinstance(value[1], dict):
+        value, options = value[0], dict(value[1])
+    if isinstance(value, str):
+        return table[_checks.choice(kind, value, table)], options
+    if not callable(value):
+        raise TypeError(f"{kind} must be a name, a (name, options) pair, a factory or an instance, got {value!r}")
+    return value, options

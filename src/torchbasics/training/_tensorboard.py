@@ -1,0 +1,109 @@
+"""The run as TensorBoard shows it: curves per step and epoch, and a picture of predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from torchbasics import _checks
+from torchbasics.data._batches import Batch, Batches
+from torchbasics.training._callbacks import Callback, State
+from torchbasics.training._evaluate import evaluating
+
+PICTURES = 16  # images in the grid, in rows of 8
+SIDE = 84  # pixels of one picture
+FLUSH = 100  # steps whose losses are kept before they are written, so that no step waits for a device
+
+
+class TensorBoard(Callback):
+    """Writes "step/loss" and "step/learning_rate" per update, "epoch/..." per epoch, and images with predictions.
+
+    Args:
+        folder: Where the event files go.
+        pictures: Batches whose first images are shown.
+        classes: Names of the classes.
+    """
+
+    def __init__(self, folder: str | Path, pictures: Batches, classes: Sequence[str] = ()) -> None:
+        self.writer_class: Any = _checks.require("torch.utils.tensorboard", "tensorboard").SummaryWriter
+        self.folder = Path(folder)
+        self.pictures = pictures
+        self.classes = classes
+        self.waiting: list[tuple[int, float | Tensor, float]] = []
+
+    def on_start(self, state: State) -> None:
+        """Open the event file; points after a checkpoint that is gone on from are purged."""
+        self.writer = self.writer_class(str(self.folder), purge_step=state.step + 1 if state.step else None)
+        batch = self.pictures.first(PICTURES)
+        shown = batch is not None and isinstance(batch.inputs, Tensor) and batch.inputs.ndim == 4
+        self.batch: Batch | None = batch if shown and batch.inputs.shape[1] in (1, 3) else None  # type: ignore[union-attr]
+
+    def on_step(self, state: State) -> None:
+        """Keep the loss."""
+        self.waiting.append((state.step, state.loss, state.learning_rate))
+        if len(self.waiting) >= FLUSH:
+            self.flush()
+
+    def on_epoch(self, state: State) -> None:
+        """Write the epoch's row and its picture."""
+        self.flush()
+        for name, value in state.history[-1].items():
+            self.writer.add_scalar(f"epoch/{name}", value, state.step)
+        if self.batch is not None:
+            picture = grid(self.batch, self._outputs(state), self.classes)
+            self.writer.add_image("predictions", picture, state.step, dataformats="HWC")
+        self.writer.flush()
+
+    def on_end(self, state: State) -> None:
+        """Close the event file."""
+        self.flush()
+        self.writer.close()
+
+    def flush(self) -> None:
+        """Write the losses that were kept."""
+        for step, loss, rate in self.waiting:
+            self.writer.add_scalar("step/loss", float(loss), step)
+            self.writer.add_scalar("step/learning_rate", rate, step)
+        self.waiting.clear()
+
+    def _outputs(self, state: State) -> Tensor:
+        assert self.batch is not None
+        model: Any = state.model
+        device = next(model.parameters()).device
+        with evaluating(model):
+            if hasattr(model, "sample"):
+                made: Tensor = model.sample(self.batch.size)
+                return made.cpu()
+            outputs: Tensor = model(self.batch.to(device).inputs)
+            return outputs.cpu()
+
+
+def grid(batch: Batch, outputs: Tensor, classes: Sequence[str]) -> np.ndarray[Any, Any]:
+    """Draw images in rows of eight, with predictions beneath: green right, red wrong. Returns uint8 (H, W, 3).
+
+    Outputs that are images themselves, in [-1, 1], are drawn instead of the batch.
+    """
+    made = outputs.ndim == 4
+    images = (outputs + 1) / 2 if made else batch.inputs
+    assert isinstance(images, Tensor)
+    caption = 0 if made else 14
+    rows = -(-len(images) // 8)
+    sheet = Image.new("RGB", (8 * SIDE, rows * (SIDE + caption)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, image in enumerate(images):
+        x, y = i % 8 * SIDE, i // 8 * (SIDE + caption)
+        pixels = (image.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
+        array = pixels.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
+        sheet.paste(Image.fromarray(array).resize((SIDE - 2, SIDE - 2), Image.Resampling.NEAREST), (x + 1, y + 1))
+        if not made and outputs.ndim == 2:
+            guess = int(outputs[i].argmax())
+            right = batch.targets is not None and guess == int(batch.targets[i])
+            text = classes[guess] if guess < len(classes) else str(guess)
+            draw.text((x + 3, y + SIDE), text, fill=(0, 110, 0) if right else (180, 0, 0))
+    return np.asarray(sheet)

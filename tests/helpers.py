@@ -1,0 +1,74 @@
+"""Small data and loops that several tests use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from torchbasics import data
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch.optim import Optimizer
+
+
+def blobs(n: int = 60, features: int = 6, classes: int = 3, seed: int = 1) -> tuple[Tensor, Tensor]:
+    """Points around one centre per class: a task that is learnt in no time."""
+    generator = torch.Generator().manual_seed(seed)
+    targets = torch.arange(n) % classes
+    centres = 3 * torch.randn(classes, features, generator=generator)
+    return centres[targets] + torch.randn(n, features, generator=generator), targets
+
+
+def small_images(n: int = 40, size: int = 8, classes: int = 4) -> data.Images:
+    """Images whose class is where the bright patch is."""
+    generator = torch.Generator().manual_seed(2)
+    images = torch.randint(0, 60, (n, 1, size, size), generator=generator, dtype=torch.uint8)
+    targets = torch.arange(n) % classes
+    for i, target in enumerate(targets.tolist()):
+        images[i, 0, :, 2 * target : 2 * target + 2] += 150
+    return data.Images(images, targets, classes=tuple("abcd"[:classes]))
+
+
+def loop(
+    model: nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    make_optimizer: Callable[[Any], Optimizer],
+    *,
+    epochs: int,
+    batch_size: int,
+    seed: int = 0,
+    shuffle: bool = True,
+    loss: Callable[[Tensor, Tensor], Tensor] = functional.cross_entropy,
+    each_step: Callable[[Optimizer], object] | None = None,
+    clip_norm: float | None = None,
+) -> list[float]:
+    """The loop that everyone writes; returns the losses of all steps."""
+    torch.manual_seed(seed)
+    optimizer = make_optimizer(model.parameters())
+    losses = []
+    model.train()
+    for epoch in range(epochs):
+        index = data.order(len(inputs), seed, epoch) if shuffle else torch.arange(len(inputs))
+        for part in torch.split(index, batch_size):
+            optimizer.zero_grad()
+            value = loss(model(inputs[part]), targets[part])
+            value.backward()  # type: ignore[no-untyped-call]
+            if clip_norm is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+            optimizer.step()
+            if each_step is not None:
+                each_step(optimizer)
+            losses.append(value.item())
+    return losses
+
+
+def equal(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two models have the same bits: parameters and buffers."""
+    a, b = one.state_dict(), other.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)

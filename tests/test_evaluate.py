@@ -1,0 +1,243 @@
+"""`evaluate`, `predict`, `confusion_matrix`: exact, and without a trace."""
+
+from __future__ import annotations
+
+import copy
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics as sklearn_metrics
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+from tests.helpers import blobs, small_images
+from torchbasics import models, training
+
+
+def model_and_data() -> tuple[nn.Module, Tensor, Tensor]:
+    torch.manual_seed(0)
+    return models.MLP(6, (8,), 3, dropout=0.5, batch_norm=True).double(), *[t for t in blobs(n=61)]
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 60, 61, None])
+def test_no_batch_size_changes_the_result(batch_size: int | None) -> None:
+    """Counts are equal, the float64 loss to 1e-12."""
+    model, inputs, targets = model_and_data()
+    inputs = inputs.double()
+    model.eval()
+    with torch.no_grad():
+        logits = model(inputs)
+
+    result = training.evaluate(model, (inputs, targets), batch_size=batch_size)
+
+    assert result["samples"] == 61
+    assert result["accuracy"] == (logits.argmax(1) == targets).sum().item() / 61
+    assert result["loss"] == pytest.approx(functional.cross_entropy(logits, targets).item(), rel=1e-12)
+
+
+def test_mean_of_batch_means_would_be_wrong() -> None:
+    """Positive control: the small last batch matters for this data."""
+    model, inputs, targets = model_and_data()
+    model.eval()
+    with torch.no_grad():
+        means = [
+            functional.cross_entropy(model(x), y).item()
+            for x, y in zip(torch.split(inputs.double(), 60), torch.split(targets, 60), strict=True)
+        ]
+
+    assert np.mean(means) != pytest.approx(training.evaluate(model, inputs.double(), targets)["loss"], rel=1e-3)
+
+
+def test_evaluation_leaves_no_trace() -> None:
+    """Modes of all submodules, buffers, gradients, generators are as they were."""
+    model, inputs, targets = model_and_data()
+    list(model.children())[-1].eval()
+    modes = [m.training for m in model.modules()]
+    before = copy.deepcopy(model.state_dict())
+    random.seed(1)
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index,union-attr]  # noqa: NPY002
+
+    training.evaluate(model, (inputs.double(), targets))
+    training.predict(model, inputs.double())
+    training.confusion_matrix(model, inputs.double(), targets)
+
+    assert [m.training for m in model.modules()] == modes
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+    assert torch.equal(states[0], torch.get_rng_state())
+    assert states[1] == random.getstate()
+    assert states[2] == np.random.get_state()[1].tolist()  # type: ignore[index,union-attr]  # noqa: NPY002
+
+
+class Fails(nn.Linear):
+    """A model that raises in its second batch."""
+
+    calls = 0
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.calls += 1
+        torch.rand(3)
+        if self.calls > 2:
+            raise RuntimeError("no")
+        return super().forward(inputs)
+
+
+def test_an_error_in_the_model_leaves_no_trace_either() -> None:
+    """Mode, gradient mode and generators come back."""
+    model = Fails(6, 3)
+    inputs, targets = blobs()
+    state = torch.get_rng_state()
+
+    with pytest.raises(RuntimeError, match="no"):
+        training.evaluate(model, inputs, targets, batch_size=10)
+
+    assert model.training
+    assert torch.is_grad_enabled()
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_all_kinds_of_data_give_the_same_result() -> None:
+    """A pair, images, a DataLoader, batches."""
+    torch.manual_seed(0)
+    model = models.CNNModel(1, 4, image_size=8)
+    images = small_images()
+    expected = training.evaluate(model, images)
+    loader = DataLoader(TensorDataset(images.inputs, images.targets), batch_size=7)
+
+    for given in ((images.inputs, images.targets), loader, list(loader), DataLoader(images, batch_size=7)):
+        result = training.evaluate(model, given)
+        assert (result["accuracy"], result["samples"]) == (expected["accuracy"], expected["samples"])
+        assert result["loss"] == pytest.approx(expected["loss"], rel=1e-6)
+
+
+def test_metrics_equal_scikit_learns() -> None:
+    """F1 (macro) and the confusion matrix."""
+    torch.manual_seed(4)
+    logits, targets = torch.randn(101, 5), torch.randint(5, (101,))
+    guesses = logits.argmax(1)
+
+    result = training.evaluate(nn.Identity(), logits, targets, metrics=["f1", "accuracy"], batch_size=13)
+    matrix = training.confusion_matrix(nn.Identity(), logits, targets, batch_size=13)
+
+    assert result["f1"] == pytest.approx(sklearn_metrics.f1_score(targets, guesses, average="macro"), rel=1e-12)
+    assert matrix.tolist() == sklearn_metrics.confusion_matrix(targets, guesses).tolist()
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [nn.CrossEntropyLoss(weight=torch.tensor([1.0, 4.0, 0.2])), nn.CrossEntropyLoss(ignore_index=1), "cross_entropy"],
+    ids=["class weights", "ignored class", "by name"],
+)
+def test_losses_are_weighted_by_torchs_own_denominator(loss: Any) -> None:
+    """Batches of any size give the loss of all samples at once."""
+    logits, targets = torch.randn(50, 3), torch.randint(3, (50,))
+    whole = (functional.cross_entropy if isinstance(loss, str) else loss)(logits, targets)
+
+    result = training.evaluate(nn.Identity(), logits, targets, loss=loss, batch_size=7, metrics=[])
+
+    assert result["loss"] == pytest.approx(whole.item(), rel=1e-6)
+
+
+def test_dense_targets_are_counted_by_element() -> None:
+    """One label per pixel: accuracy and loss as torch has them."""
+    logits, targets = torch.randn(9, 3, 4, 4), torch.randint(3, (9, 4, 4))
+    targets[0, :2] = -100
+
+    result = training.evaluate(nn.Identity(), logits, targets, loss=nn.CrossEntropyLoss(), batch_size=2, metrics=[])
+
+    assert result["loss"] == pytest.approx(functional.cross_entropy(logits, targets).item(), rel=1e-6)
+
+
+def test_regression_has_no_accuracy() -> None:
+    """Floating targets: mean squared error alone."""
+    x = torch.randn(20, 2)
+
+    result = training.evaluate(nn.Identity(), x, x + 1)
+
+    assert result == {"loss": pytest.approx(1.0), "samples": 20}
+
+
+def test_adversarial_models_have_two_losses() -> None:
+    """The same result each time, the noise included."""
+    model = models.DCGAN(latent_dim=8, width=4, depth=1)
+
+    results = [training.evaluate(model, small_images(size=16)) for _ in range(2)]
+
+    assert results[0] == results[1]
+    assert set(results[0]) == {"loss", "generator_loss", "discriminator_loss", "samples"}
+
+
+def test_predict_gives_the_outputs_in_order() -> None:
+    """Of a tensor, an array, images, a loader: the model's own outputs."""
+    torch.manual_seed(0)
+    model = models.CNNModel(1, 4, image_size=8).eval()
+    images = small_images()
+    with torch.no_grad():
+        expected = model(images.inputs)
+
+    for given in (images.inputs, images.inputs.numpy(), images, DataLoader(images, batch_size=7)):
+        torch.testing.assert_close(training.predict(model, given, **({} if given is not images else {"batch_size": 9})), expected)
+
+
+def test_predict_needs_a_tensor() -> None:
+    """A building block returns more."""
+    with pytest.raises(TypeError, match="predict needs a model that returns a tensor, got tuple"):
+        training.predict(models.StackedRNN(3, 2), torch.zeros(4, 5, 3))
+
+
+def test_bfloat16_evaluates() -> None:
+    """Autocast, to its precision."""
+    torch.manual_seed(0)
+    model = models.CNNModel(1, 4, image_size=8)
+    images = small_images()
+
+    low, high = training.predict(model, images, precision="bfloat16"), training.predict(model, images)
+
+    torch.testing.assert_close(low.float(), high, rtol=0.05, atol=0.05)  # eight bits of mantissa
+    assert low.dtype == torch.bfloat16
+
+
+def test_the_model_comes_back_from_another_device() -> None:
+    """device= is for this call."""
+    model = models.MLP(6, (4,), 3)
+    inputs, targets = blobs()
+
+    assert training.evaluate(model, inputs, targets, device="cpu")["samples"] == 60
+    assert next(model.parameters()).device.type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m, x, y: training.evaluate(m, x[:0], y[:0]), "the data is empty: it has 0 samples"),
+        (lambda m, x, y: training.predict(m, x[:0]), "the data is empty: it has 0 samples"),
+        (lambda m, x, y: training.evaluate(m, x, y, batch_size=0), "batch_size must be at least 1, got 0"),
+        (lambda m, x, y: training.evaluate(m, x, y + 7), "target 7 is out of range: the model has 3 classes"),
+        (lambda m, x, y: training.evaluate(m, x, y, metrics="f2"), "unknown metric 'f2'; choose from 'accuracy', 'f1', 'mae'"),
+        (lambda m, x, y: training.evaluate(m, x), "the data has inputs and no targets"),
+        (lambda m, x, y: training.evaluate(m, [(x, y)], batch_size=3), "list brings its own batches; leave out batch_size"),
+        (lambda m, x, y: training.evaluate(m, x / 0, y), "inputs hold a value that is not finite, first in sample 0"),
+        (lambda m, x, y: training.evaluate(m, x, y, device="tpu"), "tpu"),
+    ],
+    ids=["empty", "empty predict", "batch size", "label", "metric", "no targets", "loader", "nan", "device"],
+)
+def test_what_cannot_be_measured_is_refused(call: Any, message: str) -> None:
+    """One clear error."""
+    with pytest.raises(ValueError, match=message):
+        call(models.MLP(6, (4,), 3), *blobs())
+
+
+def test_bytes_are_refused_by_name() -> None:
+    """A user's own uint8 tensor is not converted behind his back."""
+    inputs, _ = blobs()
+
+    with pytest.raises(TypeError, match=r"inputs are torch.uint8, but the model's parameters are torch.float32; wrap images in"):
+        training.predict(nn.Linear(6, 3), inputs.byte())
+    with pytest.raises(TypeError, match=r"inputs are torch.float64, .* convert them with inputs.to\(torch.float32\)"):
+        training.predict(nn.Linear(6, 3), inputs.double())
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        training.predict(nn.Linear(5, 3), inputs)

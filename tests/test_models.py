@@ -1,0 +1,163 @@
+"""The zoo by name: get_model, get_weights, list_models, register, and what is generated from the model files."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, assert_type
+
+import pytest
+from torch import nn
+
+from torchbasics import _zoo, models
+from torchbasics.models import DCGAN, MLP, CNNModel, RNNClassifier, StackedRNN
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ROOT = Path(__file__).parents[1]
+CLASSES = {"cnn": CNNModel, "dcgan": DCGAN, "mlp": MLP, "rnn_classifier": RNNClassifier, "stacked_rnn": StackedRNN}
+
+
+def test_public_names_are_these() -> None:
+    """A new public name is a decision, not an accident."""
+    functions = {"get_model", "get_weights", "list_models", "register", "summary"}
+
+    assert {n for n in vars(models) if not n.startswith("_")} == functions | {cls.__name__ for cls in CLASSES.values()}
+
+
+def test_list_models_names_every_class() -> None:
+    """The list is sorted and complete."""
+    assert models.list_models() == sorted(CLASSES)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_get_model_needs_no_argument(name: str) -> None:
+    """Every registered name has a full default config."""
+    assert type(models.get_model(name)) is CLASSES[name]
+
+
+def test_get_model_is_typed_by_its_name() -> None:
+    """A type checker knows the class behind a literal name; a name known only at run time gives a Module."""
+    assert_type(models.get_model("cnn"), CNNModel)
+    assert_type(models.get_model("dcgan"), DCGAN)
+    assert_type(models.get_model("mlp", hidden=(3,)), MLP)
+    assert_type(models.get_model("rnn_classifier"), RNNClassifier)
+    assert_type(models.get_model("stacked_rnn"), StackedRNN)
+    assert_type(models.get_model("".join("cnn")), nn.Module)
+
+
+def test_get_model_passes_the_config_on() -> None:
+    """Arguments go to the constructor; the defaults fill the gaps."""
+    model = models.get_model("mlp", hidden=(32,), activation="tanh")
+
+    assert (model.in_features, model.hidden, model.out_features, model.activation) == (784, (32,), 10, "tanh")
+
+
+def test_an_unknown_name_is_answered_with_the_nearest() -> None:
+    """A misspelt model is named with the likely one."""
+    with pytest.raises(ValueError, match=r"^unknown model 'mpl'; did you mean 'mlp'\?$"):
+        models.get_model("mpl")
+
+
+def test_an_unknown_argument_is_answered_with_the_nearest() -> None:
+    """A misspelt argument is named with the likely one."""
+    with pytest.raises(TypeError, match=r"^'mlp': unknown argument 'hiden'; did you mean 'hidden'\?$"):
+        models.get_model("mlp", hiden=(3,))
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_there_are_no_weights_yet(name: str) -> None:
+    """Asking for some says so and names the way out."""
+    assert models.get_weights(name) == ()
+    with pytest.raises(ValueError, match=f"^'{name}' has no weights yet, got weights='DEFAULT'; leave it out"):
+        models.get_model(name, weights="DEFAULT")
+
+
+def test_weights_of_an_unknown_model_are_refused() -> None:
+    """get_weights checks the model's name."""
+    with pytest.raises(ValueError, match=r"^unknown model 'cn'; did you mean 'cnn'\?$"):
+        models.get_weights("cn")
+    with pytest.raises(ValueError, match=r"^unknown model 'cn'; did you mean 'cnn'\?$"):
+        models.get_model("cn", weights="DEFAULT")
+
+
+def test_a_model_of_ones_own_is_registered() -> None:
+    """A decorated class is listed and made by name."""
+
+    @models.register("scale", defaults={"size": 3})
+    class Scale(nn.Linear):
+        def __init__(self, size: int) -> None:
+            super().__init__(size, size)
+            self.size = size
+
+    try:
+        assert "scale" in models.list_models()
+        assert isinstance(models.get_model("scale", size=4), Scale)
+    finally:
+        _zoo.forget("scale")
+
+
+def test_a_name_of_ours_is_taken() -> None:
+    """Registering another class as "cnn" is refused."""
+    with pytest.raises(ValueError, match=r"^the name 'cnn' is taken by torchbasics\.models\._cnn:CNNModel; register"):
+        models.register("cnn")(nn.Identity)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_the_table_says_where_a_class_is_and_what(name: str) -> None:
+    """The table in _zoo.py says where the class is and, in its words, what it is."""
+    path, line = _zoo.BUILT_IN[name]
+
+    assert path == f"{CLASSES[name].__module__}:{CLASSES[name].__name__}"
+    assert (CLASSES[name].__doc__ or "").startswith(line)
+
+
+@pytest.fixture(name="generate")
+def load_generate() -> Callable[..., int]:
+    """The main function of scripts/generate.py."""
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "scripts/generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main  # type: ignore[no-any-return]
+
+
+@pytest.fixture(name="tree")
+def copy_tree(tmp_path: Path) -> Path:
+    """A copy of the sources that the script reads and writes."""
+    shutil.copytree(ROOT / "src/torchbasics/models", tmp_path / "src/torchbasics/models")
+    shutil.copy(ROOT / "src/torchbasics/_zoo.py", tmp_path / "src/torchbasics")
+    return tmp_path
+
+
+def test_generated_parts_are_up_to_date() -> None:
+    """What scripts/generate.py would write is what stands there."""
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts/generate.py", "--check"], capture_output=True, text=True, check=False
+    )
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_new_model_file_is_stale_until_generated(
+    generate: Callable[..., int], tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--check names the two stale files and writes nothing; without it they are written, and then are up to date."""
+    new = tree / "src/torchbasics/models/_tiny.py"
+    new.write_text('@register("tiny")\nclass Tiny:\n    """A tiny one.\n\n    More.\n    """\n', encoding="utf-8")
+    stale = ["src/torchbasics/_zoo.py", "src/torchbasics/models/_get.py"]
+    before = (tree / stale[0]).read_text(encoding="utf-8")
+
+    assert generate(["--check"], tree) == 1
+    assert capsys.readouterr().out.splitlines() == [f"stale: {path}" for path in stale]
+    assert (tree / stale[0]).read_text(encoding="utf-8") == before
+
+    assert generate([], tree) == 0
+    assert '"torchbasics.models._tiny:Tiny",\n        "A tiny one.",' in (tree / stale[0]).read_text(encoding="utf-8")
+    assert 'name: Literal["tiny"], ' in (tree / stale[1]).read_text(encoding="utf-8")
+    assert generate(["--check"], tree) == 0
