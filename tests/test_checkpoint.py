@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 quiet = partial(fit, progress=False, batch_size=16, lr=0.01, schedule="onecycle")
 
 
-class Crash(Exception):
+class CrashError(Exception):
     """What interrupts the run."""
 
 
@@ -34,7 +34,7 @@ class CrashAt:
 
     def on_step(self, state: State) -> None:
         if state.step == self.step:
-            raise Crash
+            raise CrashError
 
 
 def make() -> nn.Module:
@@ -60,7 +60,7 @@ def test_a_run_that_crashed_ends_on_the_bits_of_the_one_that_did_not(name: str, 
     expected = quiet(whole, blobs(), epochs=3, **OPTIONS[name])
 
     for crash in (step, step + 1):
-        with pytest.raises(Crash):
+        with pytest.raises(CrashError):
             quiet(
                 copy.deepcopy(start), blobs(), epochs=3, **OPTIONS[name],
                 checkpoint=tmp_path, checkpoint_every=1, callbacks=[CrashAt(crash)],
@@ -78,10 +78,8 @@ def test_without_the_generators_the_comparison_fails(tmp_path: Path, monkeypatch
     """Positive control: dropout after the resume differs when the generators are not restored."""
     whole, start = make(), make()
     quiet(whole, blobs(), epochs=3)
-    with pytest.raises(Crash):
-        quiet(
-            copy.deepcopy(start), blobs(), epochs=3, checkpoint=tmp_path, checkpoint_every=1, callbacks=[CrashAt(5)]
-        )
+    with pytest.raises(CrashError):
+        quiet(copy.deepcopy(start), blobs(), epochs=3, checkpoint=tmp_path, checkpoint_every=1, callbacks=[CrashAt(5)])
     monkeypatch.setattr("torchbasics.training._run._random.set_state", lambda state: None)
 
     quiet(start, blobs(), epochs=3, checkpoint=tmp_path, checkpoint_every=1, callbacks=[CrashAt(-1)])

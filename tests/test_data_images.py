@@ -31,6 +31,7 @@ def test_inputs_are_the_bits_of_torchvisions_to_tensor(channels: int) -> None:
     assert torch.equal(ds.inputs[0], expected)
     assert torch.equal(ds[0][0], expected)
     assert torch.equal(ds.batch(torch.tensor([0]))[0][0], expected)
+    assert not torch.equal(image[0] * (1 / 255), expected)  # another way of scaling has other bits: the check can fail
 
 
 def test_a_batch_is_the_samples_in_the_order_asked_for() -> None:

@@ -124,6 +124,12 @@ def test_the_report_has_a_line_for_each_thing(monkeypatch: pytest.MonkeyPatch) -
     assert rows["[export]"] == "not installed; pip install 'torchbasics[export]'"
 
 
+def test_a_package_that_is_missing_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is null in the report's data."""
+    monkeypatch.setattr(_env, "_EXTRAS", {"plot": ("no-such-package",)})
+    assert _env.info()["extras"] == {"plot": {"no-such-package": None}}
+
+
 @pytest.mark.parametrize(("version", "built"), [("12.4", "CUDA 12.4"), (None, "no CUDA")])
 def test_the_report_says_where_there_is_no_gpu(
     version: str | None, built: str, monkeypatch: pytest.MonkeyPatch

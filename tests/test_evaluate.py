@@ -20,7 +20,8 @@ from torchbasics import models, training
 
 def model_and_data() -> tuple[nn.Module, Tensor, Tensor]:
     torch.manual_seed(0)
-    return models.MLP(6, (8,), 3, dropout=0.5, batch_norm=True).double(), *[t for t in blobs(n=61)]
+    inputs, targets = blobs(n=61)
+    return models.MLP(6, (8,), 3, dropout=0.5, batch_norm=True).double(), inputs, targets
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 60, 61, None])
@@ -59,7 +60,7 @@ def test_evaluation_leaves_no_trace() -> None:
     modes = [m.training for m in model.modules()]
     before = copy.deepcopy(model.state_dict())
     random.seed(1)
-    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index,union-attr]  # noqa: NPY002
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index]  # noqa: NPY002
 
     training.evaluate(model, (inputs.double(), targets))
     training.predict(model, inputs.double())
@@ -70,7 +71,7 @@ def test_evaluation_leaves_no_trace() -> None:
     assert all(p.grad is None for p in model.parameters())
     assert torch.equal(states[0], torch.get_rng_state())
     assert states[1] == random.getstate()
-    assert states[2] == np.random.get_state()[1].tolist()  # type: ignore[index,union-attr]  # noqa: NPY002
+    assert states[2] == np.random.get_state()[1].tolist()  # type: ignore[index]  # noqa: NPY002
 
 
 class Fails(nn.Linear):
@@ -180,7 +181,7 @@ def test_predict_gives_the_outputs_in_order() -> None:
         expected = model(images.inputs)
 
     for given in (images.inputs, images.inputs.numpy(), images, DataLoader(images, batch_size=7)):
-        torch.testing.assert_close(training.predict(model, given, **({} if given is not images else {"batch_size": 9})), expected)
+        torch.testing.assert_close(training.predict(model, given), expected)
 
 
 def test_predict_needs_a_tensor() -> None:
@@ -217,9 +218,15 @@ def test_the_model_comes_back_from_another_device() -> None:
         (lambda m, x, y: training.predict(m, x[:0]), "the data is empty: it has 0 samples"),
         (lambda m, x, y: training.evaluate(m, x, y, batch_size=0), "batch_size must be at least 1, got 0"),
         (lambda m, x, y: training.evaluate(m, x, y + 7), "target 7 is out of range: the model has 3 classes"),
-        (lambda m, x, y: training.evaluate(m, x, y, metrics="f2"), "unknown metric 'f2'; choose from 'accuracy', 'f1', 'mae'"),
+        (
+            lambda m, x, y: training.evaluate(m, x, y, metrics="f2"),
+            "unknown metric 'f2'; choose from 'accuracy', 'f1', 'mae'",
+        ),
         (lambda m, x, y: training.evaluate(m, x), "the data has inputs and no targets"),
-        (lambda m, x, y: training.evaluate(m, [(x, y)], batch_size=3), "list brings its own batches; leave out batch_size"),
+        (
+            lambda m, x, y: training.evaluate(m, [(x, y)], batch_size=3),
+            "list brings its own batches; leave out batch_size",
+        ),
         (lambda m, x, y: training.evaluate(m, x / 0, y), "inputs hold a value that is not finite, first in sample 0"),
         (lambda m, x, y: training.evaluate(m, x, y, device="tpu"), "tpu"),
     ],
@@ -235,7 +242,9 @@ def test_bytes_are_refused_by_name() -> None:
     """A user's own uint8 tensor is not converted behind his back."""
     inputs, _ = blobs()
 
-    with pytest.raises(TypeError, match=r"inputs are torch.uint8, but the model's parameters are torch.float32; wrap images in"):
+    with pytest.raises(
+        TypeError, match=r"inputs are torch.uint8, but the model's parameters are torch.float32; wrap images in"
+    ):
         training.predict(nn.Linear(6, 3), inputs.byte())
     with pytest.raises(TypeError, match=r"inputs are torch.float64, .* convert them with inputs.to\(torch.float32\)"):
         training.predict(nn.Linear(6, 3), inputs.double())

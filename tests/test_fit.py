@@ -92,7 +92,7 @@ def test_another_order_ends_on_other_bits() -> None:
 def test_channels_last_is_the_bits_of_a_channels_last_loop_and_is_undone() -> None:
     """The automatic memory format of a convolutional model is what one would write by hand."""
     model, inputs, targets = make("cnn")
-    by_hand = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    by_hand = copy.deepcopy(model).to(memory_format=torch.channels_last)
     inputs = inputs.contiguous(memory_format=torch.channels_last)
 
     history = quiet(model, (inputs, targets), epochs=2, batch_size=16, optimizer="adam", lr=0.01)
@@ -374,13 +374,13 @@ def test_fit_leaves_the_global_generators_and_the_mode_alone() -> None:
     torch.manual_seed(1)
     random.seed(1)
     np.random.seed(1)  # noqa: NPY002
-    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index,union-attr]  # noqa: NPY002
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index]  # noqa: NPY002
 
     quiet(model, (inputs, targets), epochs=1)
 
     assert torch.equal(before[0], torch.get_rng_state())
     assert before[1] == random.getstate()
-    assert before[2] == np.random.get_state()[1].tolist()  # type: ignore[index,union-attr]  # noqa: NPY002
+    assert before[2] == np.random.get_state()[1].tolist()  # type: ignore[index]  # noqa: NPY002
     assert [m.training for m in model.modules()] == modes
 
 
@@ -617,7 +617,7 @@ def test_lines_say_what_was_chosen_and_what_was_measured(capsys: pytest.CaptureF
     fit(model, (inputs, targets), epochs=2, callbacks=[Recorder()], batch_size=10)
 
     first, *rest = capsys.readouterr().out.splitlines()
-    assert first == "MLP: adamw, lr 0.003, schedule onecycle, batch size 10, epochs 2, float32, contiguous, seed 0"
+    assert first == "MLP: adamw, lr 0.01, schedule onecycle, batch size 10, epochs 2, float32, contiguous, seed 0"
     assert rest[0].startswith("epoch 1/2  loss ")
     assert rest[-1] == "stopped (enough) after epoch 2 of 2"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -18,13 +19,30 @@ ROOT = Path(__file__).parents[1]
 NAMES = models.list_models()
 
 
-def run(code: str, *, folder: Path) -> str:
-    """Run *code* in a fresh process that is not told where torchbasics is, and return what it printed."""
+CODE = f"""
+import json, sys, torch
+root, cache = sys.argv[1:]
+before, report = list(sys.path), {{}}
+for name in {NAMES!r}:
+    model = torch.hub.load(root, name, source="local")
+    model(model.example_inputs(2))
+    report[name] = [type(model).__name__, sys.modules[type(model).__module__].__file__]
+torch.hub.set_dir(cache)
+listed = torch.hub.list("org/torchbasics:main", trust_repo=True, skip_validation=True, verbose=False)
+print(json.dumps({{"models": report, "clean": sys.path == before, "listed": listed}}))
+"""
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Return what a fresh process sees that is not told where torchbasics is."""
+    folder = tmp_path_factory.mktemp("cache")
+    (folder / "org_torchbasics_main").symlink_to(ROOT)  # as torch.hub keeps what it has downloaded
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    command = [sys.executable, "-W", "error", "-c", code]
+    command = [sys.executable, "-W", "error", "-c", CODE, str(ROOT), str(folder)]
     done = subprocess.run(command, env=variables, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def hub_load(name: str, **keywords: Any) -> Any:
@@ -32,30 +50,21 @@ def hub_load(name: str, **keywords: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_fresh_process_loads_each_model_from_a_clone(name: str, tmp_path: Path) -> None:
-    """The clone's package is used, and its folder does not stay on the path."""
-    code = f"""if True:
-        import sys, torch
-        before = list(sys.path)
-        model = torch.hub.load({str(ROOT)!r}, {name!r}, source="local")
-        module = sys.modules[type(model).__module__]
-        model.eval()(model.example_inputs(2))
-        print(type(model).__name__, module.__file__.startswith({str(ROOT / "src")!r}), sys.path == before)
-    """
-    kind = type(models.get_model(name)).__name__
-    assert run(code, folder=tmp_path) == f"{kind} True True"
+def test_each_model_loads_from_a_clone(name: str, seen: Any) -> None:
+    """The model comes from the clone's own package, and runs."""
+    kind, file = seen["models"][name]
+    assert kind == type(models.get_model(name)).__name__
+    assert Path(file).is_relative_to(ROOT / "src")
 
 
-def test_the_hub_lists_the_models_and_nothing_else(tmp_path: Path) -> None:
+def test_the_path_is_as_before(seen: Any) -> None:
+    """The clone's folder does not stay on sys.path."""
+    assert seen["clean"]
+
+
+def test_the_hub_lists_the_models_and_nothing_else(seen: Any) -> None:
     """torch.hub.list, on a cache that already holds the clone, gives list_models()."""
-    (tmp_path / "org_torchbasics_main").symlink_to(ROOT)
-    code = f"""if True:
-        import torch
-        torch.hub.set_dir({str(tmp_path)!r})
-        names = torch.hub.list("org/torchbasics:main", trust_repo=True, skip_validation=True, verbose=False)
-        print(*sorted(names))
-    """
-    assert run(code, folder=tmp_path).splitlines()[-1] == " ".join(NAMES)
+    assert sorted(seen["listed"]) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -92,9 +101,7 @@ def test_keywords_reach_the_model() -> None:
     ],
     ids=["unknown", "weights", "pretrained", "both"],
 )
-def test_keywords_that_mean_nothing_are_refused(
-    keywords: dict[str, Any], error: type[Exception], message: str
-) -> None:
+def test_keywords_that_mean_nothing_are_refused(keywords: dict[str, Any], error: type[Exception], message: str) -> None:
     """No keyword is passed over in silence."""
     with pytest.raises(error, match=message):
         hub_load("mlp", **keywords)

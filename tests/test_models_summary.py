@@ -160,6 +160,35 @@ class Odd(nn.Module):
         return {"y": self.norm(self.rnn(packed)[1][-1]) + torch.rand(6)}
 
 
+class Keywords(nn.Module):
+    """A module that calls its layers by keyword, one of them with no tensor at all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ones = Ones()
+        self.linear = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.linear(input=x + self.ones())
+
+
+class Ones(nn.Module):
+    """A module without inputs."""
+
+    def forward(self) -> Tensor:
+        return torch.ones(4)
+
+
+def test_layers_called_by_keyword_or_without_inputs_are_counted() -> None:
+    """How a layer is called does not matter."""
+    report = summary(Keywords(), (2, 4))
+
+    assert [(row.name, row.output_shape, row.multiply_adds) for row in report.rows] == [
+        ("ones", (4,), 0),
+        ("linear", (2, 3), 24),
+    ]
+
+
 def test_packed_sequences_count_their_steps() -> None:
     """A recurrent layer on a packed sequence is counted for the steps there are; unknown outputs do no harm."""
     report = summary(Odd(), (2, 5, 4))

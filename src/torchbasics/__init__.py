@@ -20,10 +20,11 @@ if TYPE_CHECKING:
     from torchbasics import data as data
     from torchbasics import io as io
     from torchbasics import models as models
-    from torchbasics import plot as plot
     from torchbasics import training as training
     from torchbasics._env import device as device
     from torchbasics._env import info as info
+
+    from . import plot as plot
 
 
 def __getattr__(name: str) -> Any:

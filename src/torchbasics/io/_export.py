@@ -53,10 +53,11 @@ def export(
 
 def _example(model: nn.Module, inputs: Tensor | tuple[Tensor, ...] | None, dim: int) -> tuple[Tensor, ...]:
     if inputs is None:
-        if not hasattr(model, "example_inputs"):
+        make: Any = getattr(model, "example_inputs", None)
+        if make is None:
             raise ValueError(f"{type(model).__name__} has no example_inputs(); give inputs=, an example of a batch")
-        inputs = model.example_inputs()
-    example = inputs if isinstance(inputs, tuple) else (inputs,)
+        inputs = make()
+    example: tuple[Tensor, ...] = inputs if isinstance(inputs, tuple) else (inputs,)
     # Two samples: torch.export takes a size of 1 for a fixed one.
     return tuple(t if t.shape[dim] > 1 else torch.cat([t, t], dim) for t in example)
 

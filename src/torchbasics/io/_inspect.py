@@ -29,20 +29,21 @@ def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
     report: dict[str, Any] = {"path": str(path), "kind": "tensors", "intact": None}
     report |= dict.fromkeys(("model", "config", "history", "recipe", "metadata"))
     if Path(path).suffix in SUFFIXES:
-        tensors = {
-            name: {"dtype": str(t.dtype).removeprefix("torch."), "shape": tuple(t.shape)}
-            for name, t in read_pickle(path).items()
-        }
+        tensors = {name: (t.dtype, tuple(t.shape)) for name, t in read_pickle(path).items()}
         report["kind"] = "pickle"
     else:
         content = _files.read(path, verify=False)
-        tensors = {
-            name: {"dtype": str(_files.DTYPES[slot.dtype]).removeprefix("torch."), "shape": slot.shape}
-            for name, slot in sorted(content.slots.items())
-        }
+        tensors = {name: (_files.DTYPES[slot.dtype], slot.shape) for name, slot in sorted(content.slots.items())}
         report |= _described(content)
-    elements = sum(math.prod(tensor["shape"]) for tensor in tensors.values())
-    return {**report, "bytes": Path(path).stat().st_size, "elements": elements, "tensors": tensors}
+    return {
+        **report,
+        "bytes": Path(path).stat().st_size,
+        "elements": sum(math.prod(shape) for _, shape in tensors.values()),
+        "tensors": {
+            name: {"dtype": str(dtype).removeprefix("torch."), "shape": shape}
+            for name, (dtype, shape) in tensors.items()
+        },
+    }
 
 
 def _described(content: _files.Content) -> dict[str, Any]:

@@ -66,4 +66,3 @@ def _plain(path: str | os.PathLike[str], state: Any) -> dict[str, Tensor]:
         if value.layout != torch.strided or value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise _files.refuse(path, "unsafe", f"holds {name!r}, which is no plain dense tensor")
     return {name: value.detach().contiguous() for name, value in state.items()}
-

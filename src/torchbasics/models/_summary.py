@@ -76,12 +76,13 @@ def summary(model: nn.Module, input_shape: Sequence[int]) -> Summary:
     }
     rows: dict[nn.Module, Row] = {}
 
-    def add(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    def add(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         earlier = rows[layer].multiply_adds if layer in rows else 0
-        rows[layer] = _row(layer, layers[layer], _shape(output), earlier + _multiply_adds(layer, inputs[0], output))
+        count = _multiply_adds(layer, (*args, *kwargs.values()), output)
+        rows[layer] = _row(layer, layers[layer], _shape(output), earlier + count)
 
     weight = next(model.parameters(), torch.empty(0))
-    handles = [layer.register_forward_hook(add) for layer in layers]
+    handles = [layer.register_forward_hook(add, with_kwargs=True) for layer in layers]
     try:
         with _undisturbed(model), torch.no_grad():
             model(torch.zeros(tuple(input_shape), dtype=weight.dtype, device=weight.device))

@@ -155,7 +155,7 @@ class Bar(Lines):
 
 
 def make_progress(progress: bool | None) -> list[Callback]:
-    """Return what shows progress: None = a bar on a terminal or in a notebook, else a line an epoch; False = nothing."""
+    """Return what shows progress: None = a bar on a terminal or in a notebook, else lines; False = nothing."""
     if progress is False:
         return []
     if progress is True or sys.stderr.isatty() or "ipykernel" in sys.modules:

@@ -84,7 +84,7 @@ def fit(
     True
     """
     if epochs is not None:
-        options = {**options, "epochs": epochs}  # type: ignore[misc,typeddict-unknown-key]  # checked with the others
+        options = {**options, "epochs": epochs}  # type: ignore[typeddict-unknown-key]  # make_recipe takes it
     chosen = make_recipe(recipe, **options)
     make_metrics(metrics, None)  # unknown names are told before anything is run
     make_augmentation(chosen.augment)
@@ -174,7 +174,7 @@ def _place(model: nn.Module, device: torch.device | str | None, recipe: Recipe, 
 
         model.to(named(str(device)))
     if recipe.memory_format == "channels_last":
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a keyword alone is allowed
+        model.to(memory_format=torch.channels_last)
         stack.callback(model.to, memory_format=torch.contiguous_format)
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 

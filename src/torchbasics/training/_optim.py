@@ -22,7 +22,7 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
 # Each from an optimizer whose rate is the peak, and the number of updates in all; "constant" is no schedule.
 SCHEDULES: dict[str, Callable[..., LRScheduler]] = {
     "onecycle": lambda o, steps, **options: OneCycleLR(o, o.param_groups[0]["lr"], total_steps=steps, **options),
-    "cosine": lambda o, steps, **options: CosineAnnealingLR(o, steps, **options),
+    "cosine": CosineAnnealingLR,
     "linear": lambda o, steps, **options: LinearLR(
         o, **{"start_factor": 1.0, "end_factor": 0.0, **options}, total_iters=steps
     ),

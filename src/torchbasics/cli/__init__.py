@@ -1,0 +1,111 @@
+"""The command ``torchbasics``. Free of torch until a command that needs it runs."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import json
+import sys
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import torchbasics
+from torchbasics import _zoo
+from torchbasics.cli._options import add_data_options, add_recipe_options
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+EXAMPLES = """examples:
+  torchbasics train cnn                                   train on the images in the package, save to runs/cnn
+  torchbasics train mlp --set hidden=64,32 --epochs 5
+  torchbasics train cnn --data fashion_mnist --root /usr/share/datasets/fashion-mnist
+  torchbasics evaluate runs/cnn/model.safetensors
+  torchbasics predict runs/cnn/model.safetensors shoe.png --invert
+  torchbasics inspect runs/cnn/model.safetensors
+"""
+
+# What a user can cause: told in one line. Anything else is our fault, and shown with its traceback.
+MISTAKES = (ValueError, TypeError, OSError, ImportError, ArithmeticError)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that tells a mistake in one line."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Print *message* and the way to the help, and exit with 2."""
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command with *arguments*, by default those of the process.
+
+    Returns:
+        0; 2 after a mistake of the user, told in one line on stderr; 130 after Ctrl-C.
+    """
+    args = make_parser().parse_args(arguments)
+    try:
+        # With --json, stdout is for the one object; whatever else is said goes to stderr.
+        with contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout):
+            report = importlib.import_module(f"torchbasics.cli._{args.command}").run(args)
+        if args.json:
+            print(json.dumps(report, indent=2))
+    except KeyboardInterrupt:
+        print("torchbasics: interrupted", file=sys.stderr)
+        return 130
+    except MISTAKES as e:
+        print(f"torchbasics {args.command}: {' '.join(str(e).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command and its subcommands."""
+    parser = Parser(prog="torchbasics", description="Train, evaluate and use small models.", epilog=EXAMPLES)
+    parser.add_argument("--version", action="version", version=f"torchbasics {torchbasics.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, text in {
+        "info": "what there is to compute with: versions, devices, extras",
+        "list": "the models",
+        "train": "train a model, evaluate and save it",
+        "evaluate": "measure a saved model on the test part of the data",
+        "predict": "classify image files with a saved model",
+        "inspect": "what is in a model file; nothing in it is run",
+    }.items():
+        command = commands.add_parser(name, help=text, description=text.capitalize(), epilog=EXAMPLES)
+        command.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+        globals().get(f"_add_{name}", lambda command: None)(command)
+    return parser
+
+
+def _add_train(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", metavar="NAME", help=f"one of {', '.join(_zoo.list_models())}")
+    command.add_argument(
+        *("--set",), nargs="+", action="extend", default=[], metavar="NAME=VALUE",
+        help="arguments of the model: --set hidden=64,32 dropout=0.1",
+    )  # fmt: skip
+    command.add_argument("--validation", type=float, metavar="SHARE", help="share of the training data to hold out")
+    command.add_argument("--out", metavar="FOLDER", help="where to save (default: runs/NAME, runs/NAME-2, ...)")
+    add_data_options(command)
+    add_recipe_options(command)
+
+
+def _add_evaluate(command: argparse.ArgumentParser) -> None:
+    command.add_argument("file", metavar="FILE", help="what train or io.save wrote")
+    command.add_argument("--batch-size", type=int, metavar="N", help="samples of a forward pass")
+    add_data_options(command)
+
+
+def _add_predict(command: argparse.ArgumentParser) -> None:
+    command.add_argument("file", metavar="FILE", help="what train or io.save wrote")
+    command.add_argument("images", nargs="+", metavar="IMAGE", help="PNG or JPEG files of any size")
+    command.add_argument("--invert", action="store_true", help="swap dark and bright: for dark things on white")
+    command.add_argument("--top", type=int, default=3, metavar="N", help="classes to show (default: 3)")
+    command.add_argument("--device", default="auto", help="cpu, cuda, mps, ... (default: auto)")
+
+
+def _add_inspect(command: argparse.ArgumentParser) -> None:
+    command.add_argument("file", metavar="FILE", help=".safetensors, .pt, .pth or .pkl")

@@ -1,0 +1,36 @@
+"""``torchbasics evaluate``: a saved model on the test part of data."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torchbasics import _env, io
+from torchbasics.cli._data import load_data
+from torchbasics.training import evaluate
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Print what `torchbasics.training.evaluate` measures."""
+    model = io.load(args.file).to(_env.device(args.device))
+    metadata = io.inspect(args.file)["metadata"]
+    source = args.data or metadata.get("data", "mini")
+    _, test = load_data(_as_trained(args, source, metadata), source)
+    classes = tuple(metadata.get("classes", test.classes))
+    if classes != test.classes:
+        raise ValueError(f"{args.file!r} was trained for the classes {classes!r}, {source!r} has {test.classes!r}")
+    result = evaluate(model, test, batch_size=args.batch_size)
+    numbers = ", ".join(f"{name} {value:.4f}" for name, value in result.items() if name != "samples")
+    print(f"{numbers} on {int(result['samples']):,} images of {source}")
+    return {"file": args.file, "data": source, **result}
+
+
+def _as_trained(args: argparse.Namespace, source: str, metadata: dict[str, Any]) -> argparse.Namespace:
+    """Read the images of a folder in the size and colours that the model was trained on, unless told otherwise."""
+    if source not in ("mini", "fashion_mnist", "mnist") and "shape" in metadata:
+        channels, height, width = metadata["shape"]
+        args.size = args.size or (height, width)
+        args.grey = args.grey or channels == 1
+    return args

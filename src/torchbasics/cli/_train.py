@@ -1,0 +1,133 @@
+"""``torchbasics train``: data, model, fit, evaluation, and everything worth keeping in one folder."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from torchbasics import _checks, _env, _zoo, io, plot
+from torchbasics.cli._data import fit_config, load_data, read_config
+from torchbasics.cli._options import recipe_options
+from torchbasics.training import evaluate, fit, predict
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+    from torch import nn
+
+    from torchbasics.data import Images
+    from torchbasics.training import History
+
+SHOWN = 64  # images in the picture
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Train a model, evaluate it, save it, and see that what was saved predicts the same."""
+    name, source = args.model, args.data or "mini"
+    config = read_config(name, args.set)
+    train, test = load_data(args, source)
+    device = _env.device(args.device)
+    torch.manual_seed(getattr(args, "seed", None) or 0)  # the first weights; fit seeds the rest
+    model = _zoo.build(name, **fit_config(name, config, train)).to(device)
+    with _claimed(args.out, name) as folder:
+        notes: list[str] = []
+        history = fit(
+            model,
+            train,
+            recipe=args.recipe,
+            validation=args.validation,
+            log_dir=folder if _has("tensorboard", "tensorboard", notes) else None,
+            **recipe_options(args),
+        )
+        result = evaluate(model, test)
+        files = {"events": str(folder)} if not notes else {}
+        metadata = {
+            "classes": test.classes,
+            "shape": test.images.shape[1:],
+            "data": source if source in ("mini", "fashion_mnist", "mnist") else str(Path(source).resolve()),
+            "test": result,
+        }
+        files |= _keep(model, test, history, metadata, folder, notes)
+    for note in notes:
+        print(note)
+    print(_summary(result, files))
+    return {
+        "model": name,
+        "config": _zoo.config_of(model),
+        "data": source,
+        "recipe": history.recipe.as_dict() if history.recipe else None,
+        "history": history.rows,
+        "test": result,
+        "files": files,
+        "notes": notes,
+    }
+
+
+@contextlib.contextmanager
+def _claimed(out: str | None, name: str) -> Iterator[Path]:
+    """Make the folder of a run, never one that is there; after an error it goes again, unless something is in it."""
+    folder = Path(out or f"runs/{name}")
+    if out and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"--out {out!r} is there and not empty; give another folder")
+    made = [parent for parent in folder.parents if not parent.exists()]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while not out:
+        try:
+            folder.mkdir()
+            break
+        except FileExistsError:
+            number += 1
+            folder = Path(f"runs/{name}-{number}")
+    folder.mkdir(exist_ok=True)
+    try:
+        yield folder
+    except BaseException:
+        with contextlib.suppress(OSError):
+            for empty in (folder, *made):
+                empty.rmdir()
+        raise
+
+
+def _has(module: str, extra: str, notes: list[str]) -> bool:
+    try:
+        _checks.require(module, extra)
+    except ImportError as e:
+        notes.append(f"left out: {e}")
+        return False
+    return True
+
+
+def _keep(
+    model: nn.Module, test: Images, history: History, metadata: dict[str, Any], folder: Path, notes: list[str]
+) -> dict[str, str]:
+    """Write model, history and picture; return their paths."""
+    path = folder / "model.safetensors"
+    io.save(model, path, history=history, metadata=metadata)
+    generates: Any = getattr(model, "noise", None)
+    inputs = test if generates is None else generates(SHOWN)
+    device = next(model.parameters()).device
+    if not torch.equal(predict(model, inputs), predict(io.load(path).to(device), inputs)):
+        raise RuntimeError(f"the model loaded from {str(path)!r} does not predict what the trained one does")
+    files = {"model": str(path), "history": str(folder / "history.csv")}
+    history.to_csv(files["history"])
+    if _has("matplotlib", "plot", notes):
+        files["picture"] = str(folder / ("predictions.png" if generates is None else "samples.png"))
+        if generates is None:
+            figure = plot.predictions(model, test, SHOWN)
+        else:
+            drawn: Any = model
+            figure = plot.images(drawn.sample(SHOWN).cpu())
+        figure.savefig(files["picture"], dpi=150)
+    return files
+
+
+def _summary(result: dict[str, float], files: dict[str, str]) -> str:
+    name = "accuracy" if "accuracy" in result else "loss"
+    saved = ", ".join(path for key, path in files.items() if key != "events")
+    events = f"; TensorBoard: tensorboard --logdir {files['events']}" if "events" in files else ""
+    return f"test {name} {result[name]:.4f} on {int(result['samples']):,} images; saved {saved}{events}"

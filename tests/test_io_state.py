@@ -1,0 +1,134 @@
+"""Parameters alone: all of them or none, from our files and from those of torch."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from torchbasics import io
+
+if TYPE_CHECKING:
+    pass
+
+
+def same_state(a: nn.Module, b: nn.Module) -> bool:
+    """Tell whether two modules of one class hold the same values."""
+    return all(torch.equal(t, b.state_dict()[name]) for name, t in a.state_dict().items())
+
+
+def test_load_state_lists_every_difference_and_changes_nothing(tmp_path: Path) -> None:
+    """Missing, unexpected, misshaped and wrong-dtype names stand in one error; the model is as it was."""
+    path = tmp_path / "m.safetensors"
+    source = nn.ModuleDict({"a": nn.Linear(2, 3), "b": nn.Linear(2, 2).double(), "c": nn.Linear(1, 1, bias=False)})
+    io.save_state(source, path)
+    target = nn.ModuleDict({"a": nn.Linear(3, 3), "b": nn.Linear(2, 2), "d": nn.Linear(1, 1, bias=False)})
+    before = {name: t.clone() for name, t in target.state_dict().items()}
+    with pytest.raises(io.CheckpointError, match=r"does not fit ModuleDict.*nothing was loaded") as caught:
+        io.load_state(target, path)
+    for part in (
+        "missing 'd.weight'",
+        "unexpected 'c.weight'",
+        r"'a.weight' has shape (3, 2), needs (3, 3)",
+        "'b.weight' has dtype torch.float64, needs torch.float32",
+        "'b.bias' has dtype torch.float64",
+    ):
+        assert part in str(caught.value)
+    assert caught.value.reason == "mismatch"
+    assert all(torch.equal(t, before[name]) for name, t in target.state_dict().items())
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".pkl", ".safetensors"])
+def test_state_dicts_of_torch_and_safetensors_are_read(suffix: str, tmp_path: Path) -> None:
+    """Files of torch.save and of the safetensors library load into any module."""
+    source, path = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)), tmp_path / f"m{suffix}"
+    if suffix == ".safetensors":
+        safetensors.torch.save_file(source.state_dict(), path)
+    else:
+        torch.save(source.state_dict(), path)
+    target = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    io.load_state(target, path)
+    assert same_state(source, target)
+
+
+def test_the_legacy_format_is_read(tmp_path: Path) -> None:
+    """The files that torch wrote before 1.6 are read as well."""
+    source = nn.Linear(3, 2)
+    torch.save(source.state_dict(), tmp_path / "m.pkl", _use_new_zipfile_serialization=False)
+    target = nn.Linear(3, 2)
+    io.load_state(target, tmp_path / "m.pkl")
+    assert same_state(source, target)
+
+
+class Harmful:
+    """What an attacker writes: reading it makes a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        """Return the call that reading makes."""
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason", "message"),
+    [
+        (nn.Sequential(nn.Linear(2, 2)), "whole-model-pickle", "holds a whole pickled model.*state_dict"),
+        ({"state": {"a": torch.ones(1)}, "epoch": 3}, "unsupported", "holds no state_dict: 'state' is dict"),
+        ([torch.ones(1)], "unsupported", "holds list, not a state_dict"),
+        ({0: torch.ones(1)}, "unsupported", "holds no state_dict: 0 is Tensor"),
+        ({"a": torch.ones(1).expand(9)}, "unsafe", "holds 'a', which is no plain dense tensor"),
+        ({"a": torch.ones(2, 2).to_sparse()}, "unsafe", "holds 'a', which is no plain dense tensor"),
+    ],
+    ids=["whole", "nested", "list", "key", "expanded", "sparse"],
+)
+def test_pickles_of_anything_else_are_refused(content: object, reason: str, message: str, tmp_path: Path) -> None:
+    """A .pt that is no state_dict of dense tensors is refused with the reason."""
+    torch.save(content, tmp_path / "m.pt")
+    with pytest.raises(io.CheckpointError, match=message) as caught:
+        io.load_state(nn.Linear(1, 1), tmp_path / "m.pt")
+    assert caught.value.reason == reason
+
+
+def test_code_in_a_pickle_is_never_run(tmp_path: Path) -> None:
+    """The call in the file is refused by name; torch.load without the guard would make it (positive control)."""
+    harmed = tmp_path / "harmed"
+    torch.save({"a": Harmful(harmed)}, tmp_path / "m.pt")
+    with pytest.raises(io.CheckpointError, match=r"asks to run \S*mkdir.*it was not run") as caught:
+        io.load_state(nn.Linear(1, 1), tmp_path / "m.pt")
+    assert caught.value.reason == "unsafe"
+    assert not harmed.exists()
+    torch.load(tmp_path / "m.pt", weights_only=False)
+    assert harmed.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason", "message"),
+    [
+        (b"", "truncated", "is empty"),
+        (b"hello, world, I am text", "not-a-checkpoint", "is no state_dict that torch can read"),
+        (pickle.dumps({"a": 1}), "not-a-checkpoint", "is no state_dict that torch can read"),
+    ],
+    ids=["empty", "text", "pickle"],
+)
+def test_other_bytes_under_a_pickles_ending_are_refused(
+    content: bytes, reason: str, message: str, tmp_path: Path
+) -> None:
+    """Whatever torch raises becomes one CheckpointError."""
+    (tmp_path / "m.pth").write_bytes(content)
+    with pytest.raises(io.CheckpointError, match=message) as caught:
+        io.load_state(nn.Linear(1, 1), tmp_path / "m.pth")
+    assert caught.value.reason == reason
+
+
+def test_another_ending_is_refused(tmp_path: Path) -> None:
+    """The ending says the format, and only known ones are read."""
+    with pytest.raises(io.CheckpointError, match=r"ends in '.bin'; load_state reads .safetensors, .pt, .pth, .pkl"):
+        io.load_state(nn.Linear(1, 1), tmp_path / "m.bin")
