@@ -1,12 +1,16 @@
-"""The base of the library's own models."""
+"""The base of the library's own models, and what all parts do to anyone's."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import nn
 
 from torchbasics import _zoo
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class Model(nn.Module):
@@ -26,3 +30,14 @@ class Model(nn.Module):
     def extra_repr(self) -> str:
         """Show the arguments in ``repr(model)``, before the layers."""
         return ", ".join(f"{name}={value!r}" for name, value in self.config.items())
+
+
+@contextmanager
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Put each submodule back into the mode it was in, training or evaluation, whatever the block did."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from torchbasics import _checks
+from torchbasics._model import modes_kept
 from torchbasics.data import Images
 
 if TYPE_CHECKING:
@@ -218,13 +219,8 @@ def _pixels(images: Tensor) -> npt.NDArray[Any]:
 
 def _forward(model: nn.Module, inputs: Tensor) -> Tensor:
     held = next(itertools.chain(model.parameters(), model.buffers()), inputs)
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        with torch.no_grad():
-            outputs = model.eval()(inputs.to(held.device))
-    finally:
-        for module, training in modes:
-            module.training = training
+    with modes_kept(model), torch.no_grad():
+        outputs = model.eval()(inputs.to(held.device))
     if not isinstance(outputs, Tensor):
         raise TypeError(f"the model must return logits, a tensor, got {type(outputs).__name__}")
     return outputs.cpu()

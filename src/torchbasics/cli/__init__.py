@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import io
 import json
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -14,15 +15,18 @@ from torchbasics import _zoo
 from torchbasics.cli._options import add_data_options, add_recipe_options
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-EXAMPLES = """examples:
-  torchbasics train cnn                                   train on the images in the package, save to runs/cnn
-  torchbasics train mlp --set hidden=64,32 --epochs 5
-  torchbasics train cnn --data fashion_mnist --root /usr/share/datasets/fashion-mnist
-  torchbasics evaluate runs/cnn/model.safetensors
-  torchbasics predict runs/cnn/model.safetensors shoe.png --invert
-  torchbasics inspect runs/cnn/model.safetensors
+EXAMPLES = """
+torchbasics info --json
+torchbasics list
+torchbasics train cnn                           # on images in the package; saves to runs/cnn
+torchbasics train mlp --set hidden=64,32 --epochs 5 --lr 0.01
+torchbasics train cnn --data fashion_mnist --root /usr/share/datasets/fashion-mnist --epochs 3
+torchbasics train cnn --data photos --size 32   # photos/cat/1.jpg, photos/dog/1.jpg, ...
+torchbasics evaluate runs/cnn/model.safetensors
+torchbasics predict runs/cnn/model.safetensors shoe.png --invert
+torchbasics inspect runs/cnn/model.safetensors
 """
 
 # What a user can cause: told in one line. Anything else is our fault, and shown with its traceback.
@@ -31,9 +35,6 @@ MISTAKES = (ValueError, TypeError, OSError, ImportError, ArithmeticError)
 
 class Parser(argparse.ArgumentParser):
     """A parser that tells a mistake in one line."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
         """Print *message* and the way to the help, and exit with 2."""
@@ -48,8 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     args = make_parser().parse_args(arguments)
     try:
-        # With --json, stdout is for the one object; whatever else is said goes to stderr.
-        with contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout):
+        # With --json, stdout is for the one object; the progress of training goes to stderr, other words nowhere.
+        aside = sys.stderr if args.command == "train" else io.StringIO()
+        with contextlib.redirect_stdout(aside if args.json else sys.stdout):
             report = importlib.import_module(f"torchbasics.cli._{args.command}").run(args)
         if args.json:
             print(json.dumps(report, indent=2))
@@ -64,21 +66,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command and its subcommands."""
-    parser = Parser(prog="torchbasics", description="Train, evaluate and use small models.", epilog=EXAMPLES)
+    layout: Any = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
+    text = "Train, evaluate and use small models."
+    parser = Parser("torchbasics", description=text, epilog=_examples(""), **layout)
     parser.add_argument("--version", action="version", version=f"torchbasics {torchbasics.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, text in {
-        "info": "what there is to compute with: versions, devices, extras",
-        "list": "the models",
-        "train": "train a model, evaluate and save it",
-        "evaluate": "measure a saved model on the test part of the data",
-        "predict": "classify image files with a saved model",
-        "inspect": "what is in a model file; nothing in it is run",
-    }.items():
-        command = commands.add_parser(name, help=text, description=text.capitalize(), epilog=EXAMPLES)
+    for name, (text, add_options) in COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text, epilog=_examples(name), **layout)
         command.add_argument("--json", action="store_true", help="print one JSON object on stdout")
-        globals().get(f"_add_{name}", lambda command: None)(command)
+        add_options(command)
     return parser
+
+
+def _examples(command: str) -> str:
+    lines = [line for line in EXAMPLES.split("\n") if line.startswith(f"torchbasics {command}")]
+    return "\n  ".join(["examples:", *lines])
 
 
 def _add_train(command: argparse.ArgumentParser) -> None:
@@ -109,3 +111,13 @@ def _add_predict(command: argparse.ArgumentParser) -> None:
 
 def _add_inspect(command: argparse.ArgumentParser) -> None:
     command.add_argument("file", metavar="FILE", help=".safetensors, .pt, .pth or .pkl")
+
+
+COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], object]]] = {
+    "info": ("Show what there is to compute with: versions, devices, extras.", lambda command: None),
+    "list": ("List the models.", lambda command: None),
+    "train": ("Train a model, evaluate it and save it.", _add_train),
+    "evaluate": ("Measure a saved model on the test part of the data.", _add_evaluate),
+    "predict": ("Classify image files with a saved model.", _add_predict),
+    "inspect": ("Show what is in a model file; nothing in it is run.", _add_inspect),
+}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchbasics import _checks, _zoo, data
+from torchbasics.data._order import split
 
 if TYPE_CHECKING:
     import argparse
@@ -44,7 +45,9 @@ def _folder(folder: Path, size: tuple[int, int] | None, channels: Any) -> tuple[
         train = data.images(folder / "train", size=size, channels=channels)
         return train, data.images(folder / "test", size=size, channels=channels)
     both = data.images(folder, size=size, channels=channels)
-    first, second = data.split(len(both), TEST_SHARE, 0)  # the same every time: evaluate sees what train left out
+    if len(both) < 1 / TEST_SHARE:
+        raise ValueError(f"{str(folder)!r} holds only {len(both)} images; a fifth of them has to be left for the test")
+    first, second = split(len(both), TEST_SHARE, 0)  # the same every time: evaluate sees what train left out
     return both[first], both[second]
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torchbasics.data import Images
     from torchbasics.training import History
 
-SHOWN = 64  # images in the picture
+PREDICTIONS, SAMPLES = 32, 64  # images in the picture
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -35,16 +35,17 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     model = _zoo.build(name, **fit_config(name, config, train)).to(device)
     with _claimed(args.out, name) as folder:
         notes: list[str] = []
+        logs = _has("tensorboard", "tensorboard", notes)
         history = fit(
             model,
             train,
             recipe=args.recipe,
             validation=args.validation,
-            log_dir=folder if _has("tensorboard", "tensorboard", notes) else None,
+            log_dir=folder if logs else None,
             **recipe_options(args),
         )
         result = evaluate(model, test)
-        files = {"events": str(folder)} if not notes else {}
+        files = {"events": str(folder)} if logs else {}
         metadata = {
             "classes": test.classes,
             "shape": test.images.shape[1:],
@@ -109,7 +110,7 @@ def _keep(
     path = folder / "model.safetensors"
     io.save(model, path, history=history, metadata=metadata)
     generates: Any = getattr(model, "noise", None)
-    inputs = test if generates is None else generates(SHOWN)
+    inputs = test if generates is None else generates(SAMPLES)
     device = next(model.parameters()).device
     if not torch.equal(predict(model, inputs), predict(io.load(path).to(device), inputs)):
         raise RuntimeError(f"the model loaded from {str(path)!r} does not predict what the trained one does")
@@ -118,10 +119,10 @@ def _keep(
     if _has("matplotlib", "plot", notes):
         files["picture"] = str(folder / ("predictions.png" if generates is None else "samples.png"))
         if generates is None:
-            figure = plot.predictions(model, test, SHOWN)
+            figure = plot.predictions(model, test, PREDICTIONS)
         else:
             drawn: Any = model
-            figure = plot.images(drawn.sample(SHOWN).cpu())
+            figure = plot.images(drawn.sample(SAMPLES).cpu())
         figure.savefig(files["picture"], dpi=150)
     return files
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from torchbasics import _checks, _files
+from torchbasics._model import modes_kept
 
 if TYPE_CHECKING:
     import os
@@ -39,14 +40,9 @@ def export(
     example = _example(model, inputs, dim)
     batch = torch.export.Dim("batch")
     free = tuple({dim: batch} for _ in example)
-    modes = {module: module.training for module in model.modules()}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch speaks of its own future
-            content = (_pt2 if suffix == ".pt2" else _onnx)(model.eval(), example, free)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with modes_kept(model), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch speaks of its own future
+        content = (_pt2 if suffix == ".pt2" else _onnx)(model.eval(), example, free)
     with _files.atomic_write(path) as file:
         file.write(content)
 

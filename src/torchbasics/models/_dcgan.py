@@ -10,7 +10,7 @@ import torch.nn.functional as F  # noqa: N812  # the field's name for it
 from torch import Tensor, nn
 
 from torchbasics import _checks
-from torchbasics._model import Model
+from torchbasics._model import Model, modes_kept
 from torchbasics._zoo import register
 from torchbasics.models._inputs import check_tensor, wrong_shape
 
@@ -155,13 +155,8 @@ class DCGAN(Model):
             n: How many.
             generator: Draws the noise; None is torch's global one.
         """
-        modes = {module: module.training for module in self.generator.modules()}
-        self.generator.eval()
-        try:
-            return self.generator(self.noise(n, generator=generator))
-        finally:
-            for module, training in modes.items():
-                module.training = training
+        with modes_kept(self.generator):
+            return self.generator.eval()(self.noise(n, generator=generator))
 
     def preprocess(self, images: Tensor) -> Tensor:
         """Bring images in [0, 1] of any size to the size of the model and to [-1, 1].

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from torchbasics._model import modes_kept
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -137,16 +139,13 @@ def _multiply_adds(layer: nn.Module, inputs: Any, output: Any) -> int:
 @contextmanager
 def _undisturbed(model: nn.Module) -> Iterator[None]:
     """Run in eval mode; then put back every module's mode and buffers, and torch's random numbers."""
-    modes = [(module, module.training) for module in model.modules()]
     buffers = [(m, name, b, b.clone()) for m in model.modules() for name, b in m.named_buffers(recurse=False)]
     cuda = {p.device for p in model.parameters() if p.device.type == "cuda"}
-    model.eval()
     try:
-        with torch.random.fork_rng(devices=list(cuda)):
+        with modes_kept(model), torch.random.fork_rng(devices=list(cuda)):
+            model.eval()
             yield
     finally:
-        for module, training in modes:
-            module.training = training
         with torch.no_grad():
             for module, name, buffer, before in buffers:
                 setattr(module, name, buffer.copy_(before))

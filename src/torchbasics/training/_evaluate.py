@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from torchbasics import _checks
+from torchbasics._model import modes_kept
 from torchbasics._recipe import Precision, Recipe
 from torchbasics.data._batches import Batches, PairBatches, make_batches
 from torchbasics.training._loop import Meter, run_epoch
@@ -17,7 +18,7 @@ from torchbasics.training._random import forked
 from torchbasics.training._steps import Step, call, make_step
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
 BATCH_SIZE = 1000
 
@@ -171,14 +172,9 @@ def check(step: Step, batches: Batches, device: torch.device) -> None:
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Put *model* in eval mode, without gradients; each submodule's mode and all generators come back."""
-    modes: Mapping[nn.Module, bool] = {module: module.training for module in model.modules()}
-    try:
-        with forked(seed=0), torch.no_grad():
-            model.eval()
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with modes_kept(model), forked(seed=0), torch.no_grad():
+        model.eval()
+        yield
 
 
 @contextmanager

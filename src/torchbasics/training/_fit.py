@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from torchbasics import _checks
+from torchbasics._model import modes_kept
 from torchbasics._recipe import EarlyStopping, Options, Recipe, make_recipe
 from torchbasics.data._batches import Batches, LoaderBatches, make_batches, split_data
 from torchbasics.training import _checkpoint, _random
@@ -104,7 +105,7 @@ def fit(
         check(step, batches, here)
         if held_out is not None:
             check(step, held_out, here)
-        stack.enter_context(_modes(model))
+        stack.enter_context(modes_kept(model))
         stack.enter_context(nullcontext() if chosen.seed is None else _random.forked(seed))
         step.start(None if batches.steps() is None else batches.steps() * chosen.epochs)  # type: ignore[operator]
         run = Run(model, step, chosen, batches, held_out, metrics, here)
@@ -184,13 +185,3 @@ def _stoppers(recipe: Recipe) -> list[Stopper]:
         return []
     given = recipe.early_stopping
     return [Stopper(given if isinstance(given, EarlyStopping) else EarlyStopping(given))]
-
-
-@contextmanager
-def _modes(model: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
