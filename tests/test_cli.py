@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from dataclasses import fields
@@ -77,18 +76,6 @@ def photos(here: Path) -> Path:
             pixels = np.full((9, 12, 3), 200 * label + i, dtype=np.uint8)
             Image.fromarray(pixels).save(here / "photos" / name / f"{i}.png")
     return here / "photos"
-
-
-def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """Run the command, see that it exits with 2 and one line on stderr, and return the line."""
-    try:
-        code = main(arguments)
-    except SystemExit as e:
-        code = int(str(e.code))
-    captured = capsys.readouterr()
-    assert code == 2
-    assert captured.err.count("\n") == 1
-    return captured.err.strip()
 
 
 # Without torch
@@ -346,121 +333,3 @@ def test_a_missing_extra_is_said_and_its_part_left_out(
     lines = capsys.readouterr().out.splitlines()
     assert lines[-2] == note
     assert not [path for path in (here / "runs/mlp").iterdir() if path.name.startswith(left)]
-
-
-# Mistakes
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ("", "the following arguments are required: COMMAND; see torchbasics --help"),
-        ("trian", "invalid choice: 'trian'"),
-        ("train", "torchbasics train: the following arguments are required: NAME"),
-        ("train cnnn", "torchbasics train: unknown model 'cnnn'; did you mean 'cnn'?"),
-        ("train cnn --epochs x", "argument --epochs: invalid int value: 'x'; see torchbasics train --help"),
-        ("train cnn --epochs 0", "epochs must be at least 1, got 0"),
-        ("train cnn --batch-size 0", "batch_size must be at least 1, got 0"),
-        ("train cnn --lr -1", "lr must be positive, got -1.0"),
-        ("train cnn --optimizer sdg", "unknown optimizer 'sdg'; did you mean 'sgd'?"),
-        ("train cnn --recipe x", "unknown recipe 'x'; choose from 'tutorial'"),
-        ("train cnn --data fashion_mnst", "unknown data 'fashion_mnst'; did you mean 'fashion_mnist'?"),
-        ("train cnn --root .", "--root goes with --data fashion_mnist or mnist, got --data mini"),
-        ("train cnn --size 3", "--size and --grey go with a folder of images, got --data mini"),
-        ("train cnn --size 1,2,3", "argument --size: invalid size value: '1,2,3'"),
-        ("train cnn --data empty", "'empty' holds no folders"),
-        ("train cnn --data few", "'few' holds only 2 images; a fifth of them has to be left for the test"),
-        ("train cnn --set hiden=3", "unknown argument 'hiden'; did you mean 'hidden'?"),
-        ("train cnn --set hidden", "--set takes NAME=VALUE, got 'hidden'"),
-        ("train cnn --set hidden=x", "hidden must be an integer, got 'x'"),
-        ("train cnn --set num_classes=3", "target"),
-        ("train cnn --device cuda:99", "no device 'cuda:99' here"),
-        ("train cnn --validation 2", "validation must be in"),
-        ("train cnn --out full", "--out 'full' is there and not empty; give another folder"),
-        ("train stacked_rnn", "has shape (2, 1, 28, 28)"),
-        ("evaluate nothing.safetensors", "torchbasics evaluate: no file 'nothing.safetensors'"),
-        ("evaluate full/text.safetensors", "'full/text.safetensors' is no safetensors file"),
-        ("predict nothing.safetensors a.png", "no file 'nothing.safetensors'"),
-        ("inspect full/text.safetensors", "'full/text.safetensors' is no safetensors file"),
-        ("inspect", "the following arguments are required: FILE"),
-    ],
-)
-def test_a_mistake_is_told_in_one_line(
-    words: str, message: str, here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Exit code 2, one line that names the value and the way out, nothing written."""
-    (here / "full").mkdir()
-    (here / "full/text.safetensors").write_text("hello, this is some text")
-    (here / "empty").mkdir()
-    for name in ("a", "b"):
-        (here / "few" / name).mkdir(parents=True)
-        Image.new("RGB", (4, 4)).save(here / "few" / name / "1.png")
-    assert message in told(capsys, *words.split())
-    assert sorted(path.name for path in here.iterdir()) == ["empty", "few", "full"]
-
-
-def test_a_folder_without_the_files_is_told_in_one_line(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The folder and what it lacks are named, when nothing could be downloaded."""
-    monkeypatch.setattr("torchbasics.data._sets._download", lambda *args: None)
-    line = told(capsys, *["train", "cnn", "--data", "fashion_mnist", "--root", "."])
-    assert "'.' lacks files of Fashion-MNIST, plain or .gz: train-images-idx3-ubyte" in line
-    assert not list(here.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ("predict FILE missing.png", "'missing.png' is not a file; expected a PNG or JPEG image"),
-        ("predict FILE text.png", "'text.png' cannot be read as a PNG or JPEG image"),
-        ("predict FILE text.png --top 0", "--top must be at least 1, got 0"),
-        ("predict dcgan.safetensors image.png", "does not say which images it takes; save it with metadata="),
-        ("predict odd.safetensors image.png", "names 2 classes, but its model tells 10 apart"),
-        ("evaluate FILE --data photos --size 28 --grey", "was trained for the classes ('T-shirt/top', "),
-        ("evaluate FILE --batch-size 0", "batch_size must be at least 1, got 0"),
-        ("evaluate cut.safetensors", "is truncated"),
-        ("predict cut.safetensors image.png", "is truncated"),
-    ],
-)
-def test_a_mistake_with_a_saved_model_is_told_in_one_line(
-    words: str, message: str, trained: Trained, photos: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Files that are no images or damaged models, and data of other classes, are named."""
-    Path("text.png").write_text("no image")
-    shutil.copy(photos / "dark" / "0.png", "image.png")
-    Path("cut.safetensors").write_bytes(Path(trained.file).read_bytes()[:-9])
-    io.save(models.get_model("dcgan", width=2), "dcgan.safetensors")
-    io.save(models.get_model("cnn"), "odd.safetensors", metadata={"classes": ["a", "b"]})
-    assert message in told(capsys, *words.replace("FILE", trained.file).split())
-
-
-@pytest.mark.usefixtures("no_extras")
-def test_a_loss_that_is_nan_is_told_in_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A learning rate far too large ends the run with the reason, not with a traceback."""
-    words = "train mlp --set hidden=8 --optimizer sgd --lr 1e30 --epochs 1"
-    assert re.search("torchbasics train: .*(nan|inf)", told(capsys, *words.split()))
-
-
-@pytest.mark.usefixtures("no_extras")
-def test_our_own_faults_keep_their_traceback(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What no user can cause is not hidden: a saved model that predicts otherwise, for one."""
-    monkeypatch.setattr(io, "load", lambda path: models.get_model("mlp", hidden=(4,)).eval())
-    with pytest.raises(RuntimeError, match="does not predict what the trained one does"):
-        main(["train", "mlp", "--epochs", "1", "--set", "hidden=4"])
-
-
-@pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")
-def test_ctrl_c_ends_in_one_line(tmp_path: Path) -> None:
-    """Exit code 130 and a word, no traceback."""
-    command = [sys.executable, "-m", "torchbasics", "train", "mlp", "--epochs", "1000"]
-    variables = {**os.environ, "PYTHONPATH": str(SOURCE)}
-    process = subprocess.Popen(
-        command, cwd=tmp_path, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    process.stdout.readline()  # it has begun
-    process.stdout.readline()
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (130, "torchbasics: interrupted\n")

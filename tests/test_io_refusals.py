@@ -137,6 +137,17 @@ def test_what_is_no_file_of_ours_is_refused(content: bytes, reason: str, message
         assert caught.value.reason == reason
 
 
+def test_what_safetensors_itself_refuses_is_damaged(tmp_path: Path) -> None:
+    """An empty tensor whose other sizes overflow passes our reading, and is refused by the library's."""
+    shape = [2**47, 2**47, 0]
+    text = json.dumps({"a": {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}}).encode()
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text)
+    with pytest.raises(io.CheckpointError, match="is damaged: ") as caught:
+        io.load_state(nn.Linear(1, 1), path)
+    assert caught.value.reason == "damaged"
+
+
 @pytest.mark.parametrize("read", [io.load, io.inspect, lambda p: io.load_state(nn.Linear(1, 1), p)])
 @pytest.mark.parametrize("name", ["x.safetensors", "x.pt"])
 def test_a_missing_file_is_file_not_found(read: Callable[[Path], object], name: str, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from torchbasics import _env, io
-from torchbasics.cli._data import load_data
+from torchbasics.cli._data import NAMES, load_data
 from torchbasics.training import evaluate
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def _as_trained(args: argparse.Namespace, source: str, metadata: dict[str, Any]) -> argparse.Namespace:
     """Read the images of a folder in the size and colours that the model was trained on, unless told otherwise."""
-    if source not in ("mini", "fashion_mnist", "mnist") and "shape" in metadata:
+    if source not in NAMES and "shape" in metadata:
         channels, height, width = metadata["shape"]
         args.size = args.size or (height, width)
         args.grey = args.grey or channels == 1

@@ -31,7 +31,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     config = read_config(name, args.set)
     train, test = load_data(args, source)
     device = _env.device(args.device)
-    torch.manual_seed(getattr(args, "seed", None) or 0)  # the first weights; fit seeds the rest
+    seed = getattr(args, "seed", 0)
+    if seed is not None:
+        torch.manual_seed(_checks.positive_int("seed", seed, least=0))  # the first weights; fit seeds the rest
     model = _zoo.build(name, **fit_config(name, config, train)).to(device)
     with _claimed(args.out, name) as folder:
         notes: list[str] = []
@@ -49,7 +51,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         metadata = {
             "classes": test.classes,
             "shape": test.images.shape[1:],
-            "data": source if source in ("mini", "fashion_mnist", "mnist") else str(Path(source).resolve()),
+            "data": source,
             "test": result,
         }
         files |= _keep(model, test, history, metadata, folder, notes)
