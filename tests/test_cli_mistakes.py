@@ -168,7 +168,10 @@ def test_our_own_faults_keep_their_traceback(here: Path, monkeypatch: pytest.Mon
 @pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")
 def test_ctrl_c_ends_in_one_line(tmp_path: Path) -> None:
     """Exit code 130 and a word, no traceback."""
-    command = [sys.executable, "-m", "torchbasics", "train", "mlp", "--epochs", "1000"]
+    # A background job of a shell ignores Ctrl-C, and so would its children: the child takes it up again.
+    start = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    run = "from torchbasics.cli import main; raise SystemExit(main())"
+    command = [sys.executable, "-c", f"{start}; {run}", "train", "mlp", "--epochs", "1000"]
     variables = {**os.environ, "PYTHONPATH": str(SOURCE)}
     process = subprocess.Popen(
         command, cwd=tmp_path, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
