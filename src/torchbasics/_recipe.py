@@ -28,6 +28,9 @@ class EarlyStopping:
 
     def __post_init__(self) -> None:
         _checks.positive_int("patience", self.patience)
+        _checks.flag("restore_best", self.restore_best)
+        if self.monitor is not None and not isinstance(self.monitor, str):
+            raise TypeError(f"monitor must be the name of a column, got {self.monitor!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +72,10 @@ class Recipe:
     )
 
     def __post_init__(self) -> None:
-        _checks.positive_int("epochs", self.epochs)
-        _checks.positive_int("accumulate", self.accumulate)
+        for name in ("epochs", "accumulate"):
+            self._set(name, _checks.positive_int(name, getattr(self, name)))
+        for name in ("optimizer", "schedule", "augment"):  # as they come from a file
+            self._set(name, _tuples(getattr(self, name)))
         _checks.choice("precision", self.precision, ("float32", "bfloat16", "float16"))
         _checks.choice("memory_format", self.memory_format, ("auto", "contiguous", "channels_last"))
         for name in ("shuffle", "compile", "fused"):
@@ -81,14 +86,19 @@ class Recipe:
             "clip_norm": _checks.positive,
         }.items():
             if getattr(self, name) is not None:
-                check(name, getattr(self, name))
+                self._set(name, check(name, getattr(self, name)))
         if self.seed is not None:
-            _checks.positive_int("seed", self.seed, least=0)
+            self._set("seed", _checks.positive_int("seed", self.seed, least=0))
+            if self.seed >= 2**63:
+                raise ValueError(f"seed must be below 2**63, got {self.seed!r}")
         stopping: Any = self.early_stopping
         if isinstance(stopping, dict):  # as it comes from a file
-            object.__setattr__(self, "early_stopping", EarlyStopping(**stopping))
+            self._set("early_stopping", EarlyStopping(**stopping))
         elif stopping is not None and not isinstance(stopping, EarlyStopping):
             _checks.positive_int("early_stopping", stopping)
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)  # frozen for everyone else
 
     def replace(self, **changes: Any) -> Recipe:
         """Return the recipe with some values changed.
@@ -111,6 +121,10 @@ class Recipe:
         2
         """
         return {name: _plain(getattr(self, name)) for name in NAMES}
+
+    def plain(self) -> Recipe:
+        """Return the recipe with functions and instances replaced by their names: data that can go anywhere."""
+        return Recipe(**self.as_dict())
 
     def describe(self) -> str:
         """Return the choices in one line, for people."""
@@ -175,6 +189,10 @@ def _plain(value: Any) -> Any:
         return {str(k): _plain(v) for k, v in value.items()}
     named = value if hasattr(value, "__qualname__") else type(value)
     return f"{named.__module__}.{named.__qualname__}"
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, (list, tuple)) else value
 
 
 def _short(value: Any) -> str:

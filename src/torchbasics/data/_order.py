@@ -30,6 +30,7 @@ def order(n: int, seed: int, epoch: int) -> Tensor:
     True
     """
     _checks.positive_int("n", n)
+    _checks.positive_int("epoch", epoch, least=0)
     return torch.randperm(n, generator=torch.Generator().manual_seed(derive(seed, epoch)))
 
 

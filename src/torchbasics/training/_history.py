@@ -32,7 +32,7 @@ class History(Sequence[Mapping[str, float]]):
         self, rows: Iterable[Mapping[str, float]] = (), *, recipe: Recipe | None = None, stopped: str | None = None
     ) -> None:
         self.rows: list[dict[str, float]] = [dict(row) for row in rows]
-        self.recipe = recipe
+        self.recipe = None if recipe is None else recipe.plain()
         self.stopped = stopped
 
     def column(self, name: str) -> list[float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -33,6 +33,7 @@ class Accuracy:
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         """Count; outputs (N, classes, ...), targets (N, ...)."""
+        _check_classes("accuracy", outputs, targets)
         right = (outputs.argmax(1) == targets).sum()
         self.right += int(right) if right.is_cpu else right
         self.total += targets.numel()
@@ -50,6 +51,7 @@ class Confusion:
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         """Count; outputs (N, classes, ...), targets (N, ...)."""
+        _check_classes(type(self).__name__.lower(), outputs, targets)
         classes = outputs.shape[1]
         cells = targets.flatten() * classes + outputs.argmax(1).flatten()
         counts = torch.bincount(cells, minlength=classes * classes).view(classes, classes)
@@ -57,8 +59,7 @@ class Confusion:
 
     def counts(self) -> Tensor:
         """Return the matrix (classes, classes) on the CPU."""
-        assert self.matrix is not None
-        return self.matrix.cpu()
+        return torch.empty(0, 0, dtype=torch.int64) if self.matrix is None else self.matrix.cpu()
 
 
 class F1(Confusion):
@@ -91,25 +92,68 @@ class Mean:
 
 def mae(outputs: Tensor, targets: Tensor) -> Tensor:
     """Mean absolute error."""
+    if outputs.shape != targets.shape:
+        raise ValueError(f"mae needs equal shapes, got {tuple(outputs.shape)} and {tuple(targets.shape)}")
     return (outputs - targets).abs().mean()
 
 
 METRICS: dict[str, Callable[[], Any]] = {"accuracy": Accuracy, "f1": F1, "mae": lambda: Mean(mae)}
 
 
-def make_metrics(metrics: Any, targets: Tensor | None) -> dict[str, Metric]:
-    """Return fresh metrics by name; None = "accuracy" for integer *targets*, and none for others.
+RESERVED = ("loss", "seconds", "samples", "epoch")  # columns of the history that are no metrics
+
+
+def make_metrics(metrics: Any, outputs: Tensor | None = None, targets: Tensor | None = None) -> dict[str, Metric]:
+    """Return fresh metrics by name; None = "accuracy" where *outputs* are logits of the classes that *targets* number.
 
     Raises:
-        ValueError: no metric has this name.
+        ValueError: no metric has this name, two have one name, or one is called as a column of the history.
         TypeError: one is neither a name, a function nor an object with ``update`` and ``compute``.
     """
     if metrics is None:
-        metrics = ["accuracy"] if targets is not None and is_classes(targets) else []
+        metrics = ["accuracy"] if _are_classes(outputs, targets) else []
     if isinstance(metrics, str) or not isinstance(metrics, (list, tuple, Mapping)):
         metrics = [metrics]
-    named = metrics if isinstance(metrics, Mapping) else {_name(m): m for m in metrics}
-    return {name: _make(metric) for name, metric in named.items()}
+    made: dict[str, Metric] = {}
+    for name, metric in _pairs(metrics):
+        if name in made or name in RESERVED:
+            raise ValueError(f"the name {name!r} of a metric is taken; give metrics as a dict with names of your own")
+        made[name] = _make(metric)
+    return made
+
+
+def number(name: str, value: Any) -> float:
+    """Return a metric's *value* as a float.
+
+    Raises:
+        TypeError: it is not one number.
+    """
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError) as e:
+        raise TypeError(f"the metric {name!r} gives {value!r}, which is not one number; let it give an average") from e
+
+
+def _pairs(metrics: Any) -> Iterator[tuple[str, Any]]:
+    for name, metric in metrics.items() if isinstance(metrics, Mapping) else ((None, m) for m in metrics):
+        if hasattr(metric, "items") and hasattr(metric, "update"):  # torchmetrics' MetricCollection
+            yield from ((f"{name}_{key}" if name else key, each) for key, each in metric.items())
+        else:
+            yield name or _name(metric), metric
+
+
+def _are_classes(outputs: Tensor | None, targets: Tensor | None) -> bool:
+    if outputs is None or targets is None or not is_classes(targets) or outputs.ndim != targets.ndim + 1:
+        return False
+    return outputs.shape[1] > 1 and (outputs.shape[0], *outputs.shape[2:]) == targets.shape
+
+
+def _check_classes(name: str, outputs: Tensor, targets: Tensor) -> None:
+    if not is_classes(targets) or outputs.ndim != targets.ndim + 1:
+        raise ValueError(
+            f"{name} needs outputs (N, classes) and class numbers (N,), "
+            f"got {tuple(outputs.shape)} and {tuple(targets.shape)} of {targets.dtype}"
+        )
 
 
 def metric_state(metric: Metric) -> dict[str, Any]:
@@ -136,6 +180,8 @@ def _make(metric: Any) -> Metric:
     if isinstance(metric, str):
         made: Metric = METRICS[_checks.choice("metric", metric, METRICS)]()
         return made
+    if isinstance(metric, type):
+        raise TypeError(f"a metric must be an instance, got the class {metric.__name__}; write {metric.__name__}(...)")
     if hasattr(metric, "update") and hasattr(metric, "compute"):
         own: Metric = copy.deepcopy(metric)
         if hasattr(own, "reset"):
