@@ -64,6 +64,9 @@ class Recipe:
     early_stopping: int | EarlyStopping | None = field(
         default=None, metadata={"help": "epochs without a better value before the run ends"}
     )
+    ema: float | None = field(
+        default=None, metadata={"help": "decay of an average of the weights, like 0.999, which the model ends with"}
+    )
     seed: int | None = field(
         default=0, metadata={"help": "of the order, augmentation, dropout; none = from the global generators"}
     )
@@ -71,6 +74,8 @@ class Recipe:
     def __post_init__(self) -> None:
         _checks.positive_int("epochs", self.epochs)
         _checks.positive_int("accumulate", self.accumulate)
+        if self.ema is not None:
+            _checks.fraction("ema", self.ema)
         _checks.choice("precision", self.precision, ("float32", "bfloat16", "float16"))
         _checks.choice("memory_format", self.memory_format, ("auto", "contiguous", "channels_last"))
         for name in ("shuffle", "compile", "fused"):
@@ -147,6 +152,7 @@ class Options(TypedDict, total=False):
     compile: bool
     fused: bool
     early_stopping: int | EarlyStopping | None
+    ema: float | None
     seed: int | None
 
 

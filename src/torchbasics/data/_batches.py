@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sized
+import signal
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sized
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,7 +54,7 @@ class Batches:
         """Number of batches in an epoch, None where nobody knows."""
         return None if self.samples is None else -(-self.samples // self.batch_size)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start: int = 0) -> Generator[Batch]:
         """Yield the batches of *epoch*, leaving out its first *start* samples."""
         for index in self._plan(epoch, start):
             yield self.gather(index, epoch)
@@ -126,7 +128,7 @@ class DatasetBatches(Batches):
         super().__init__(len(dataset), **options)
         self._seeded = _Seeded(dataset, self.seed)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start: int = 0) -> Generator[Batch]:
         """Yield the batches of *epoch* from *start* on."""
         if not self.workers:
             yield from super().epoch(epoch, start)
@@ -135,10 +137,22 @@ class DatasetBatches(Batches):
         keys = [[(epoch, i) for i in index.tolist()] for index in plan]
         generator = torch.Generator()  # so that the loader draws its base seed from no global generator
         loader: DataLoader[Any] = DataLoader(
-            self._seeded, batch_sampler=keys, num_workers=self.workers, generator=generator
+            self._seeded,
+            batch_sampler=keys,
+            num_workers=self.workers,
+            generator=generator,
+            worker_init_fn=_ignore_signals,
         )
-        for index, batch in zip(plan, loader, strict=True):
-            yield as_batch(batch)._replace(indices=index)
+        others = multiprocessing.active_children()
+        batches = iter(loader)
+        workers = [process for process in multiprocessing.active_children() if process not in others]
+        try:
+            for index, batch in zip(plan, batches, strict=True):
+                yield as_batch(batch)._replace(indices=index)
+        finally:
+            del batches  # asks the workers to end, and waits a few seconds
+            for worker in workers:
+                worker.kill()  # one that hangs does not hear SIGTERM
 
     def gather(self, index: Tensor, epoch: int) -> Batch:
         """Read the samples one by one and collate them, as torch's DataLoader does."""
@@ -167,7 +181,7 @@ class LoaderBatches(Batches):
         """Length of the loader, if it has one."""
         return self._steps
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start: int = 0) -> Generator[Batch]:
         """Yield the loader's batches; those before *start* are read and left out."""
         seen = 0
         for item in self.loader:
@@ -205,6 +219,13 @@ class _Seeded(Dataset[Any]):
 
     def __len__(self) -> int:
         return len(self.dataset)
+
+
+def _ignore_signals(worker: int) -> None:
+    """Leave signals to the parent: sent to all processes of a job, they would end the workers first."""
+    for name in ("SIGTERM", "SIGINT", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def make_batches(

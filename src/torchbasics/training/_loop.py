@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
 from typing import Any
 
 import torch
@@ -62,7 +63,7 @@ class Meter:
 
 
 def run_epoch(
-    batches: Iterable[Batch],
+    batches: Generator[Batch],
     do: Callable[[Batch], Result],
     meter: Meter,
     device: torch.device,
@@ -77,12 +78,13 @@ def run_epoch(
         device: Where the model is.
         after: Called after each batch; a true answer ends the epoch there.
     """
-    for batch in batches:
-        here = batch if device.type == "cpu" else batch.to(device)
-        result = do(here)
-        meter.add(result, batch.size)
-        if after is not None and after(batch, result):
-            break
+    with closing(batches):  # and with them their workers, which after an error the traceback would keep alive
+        for batch in batches:
+            here = batch if device.type == "cpu" else batch.to(device)
+            result = do(here)
+            meter.add(result, batch.size)
+            if after is not None and after(batch, result):
+                break
     return meter.compute()
 
 
