@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import random
 import signal
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sized
@@ -136,8 +137,9 @@ class DatasetBatches(Batches):
         plan = list(self._plan(epoch, start))
         keys = [[(epoch, i) for i in index.tolist()] for index in plan]
         generator = torch.Generator()  # so that the loader draws its base seed from no global generator
+        ended = multiprocessing.RawValue("b", 0)
         loader: DataLoader[Any] = DataLoader(
-            self._seeded,
+            _Seeded(self._seeded.dataset, self.seed, ended),
             batch_sampler=keys,
             num_workers=self.workers,
             generator=generator,
@@ -150,7 +152,8 @@ class DatasetBatches(Batches):
             for index, batch in zip(plan, batches, strict=True):
                 yield as_batch(batch)._replace(indices=index)
         finally:
-            del batches  # asks the workers to end, and waits a few seconds
+            ended.value = 1  # no worker reads its batch to the end
+            del batches  # waits for the workers, a few seconds at most
             for worker in workers:
                 worker.kill()  # one that hangs does not hear SIGTERM
 
@@ -200,9 +203,10 @@ class LoaderBatches(Batches):
 class _Seeded(Dataset[Any]):
     """A dataset whose samples are read with all global generators seeded by (seed, epoch, index)."""
 
-    def __init__(self, dataset: Any, seed: int) -> None:
+    def __init__(self, dataset: Any, seed: int, ended: Any = None) -> None:
         self.dataset = dataset
         self.seed = seed
+        self.ended = ended  # a number in shared memory, by which the parent tells workers that it goes away
 
     def __getitem__(self, key: tuple[int, int]) -> Any:
         return self.__getitems__([key])[0]
@@ -210,6 +214,8 @@ class _Seeded(Dataset[Any]):
     def __getitems__(self, keys: list[tuple[int, int]]) -> list[Any]:
         samples = []
         for epoch, index in keys:
+            if self.ended is not None and self.ended.value:
+                os._exit(0)  # as torch's own workers do when their parent ends them
             seed = derive(self.seed, epoch, index)
             random.seed(seed)
             np.random.seed(seed)  # noqa: NPY002  # the generator that users' transforms draw from

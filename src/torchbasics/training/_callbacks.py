@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from torchbasics._model import load_state, state_of
 from torchbasics._recipe import EarlyStopping, Recipe
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class State:
         self.stopped: str | None = None
         self.signal: int | None = None
         self.failed = False
-        self.result: Callable[[], dict[str, Any]] = lambda: copy.deepcopy(model.state_dict())
+        self.result: Callable[[], dict[str, Any]] = lambda: copy.deepcopy(state_of(model))
 
     def stop(self, reason: str) -> None:
         """End the run after this step; *reason* becomes ``history.stopped``."""
@@ -103,7 +104,7 @@ class Stopper(Callback):
     def on_end(self, state: State) -> None:
         """Bring back the best weights."""
         if self.weights is not None and not state.failed:
-            state.model.load_state_dict(self.weights)
+            load_state(state.model, self.weights)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what has been best, and since when."""

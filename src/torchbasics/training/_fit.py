@@ -59,7 +59,7 @@ def fit(
 
     SIGTERM, SIGUSR1, Ctrl-C and *time_limit* end it at the next step, in validation too: a checkpoint is written, and
     the history of whole epochs is returned with ``stopped`` "signal" or "time". The same call goes on from there. A
-    second Ctrl-C is a KeyboardInterrupt at once. Workers of a DataLoader of one's own have to ignore signals themselves.
+    second Ctrl-C is a KeyboardInterrupt at once. Workers of your own DataLoader have to ignore the signals themselves.
 
     Args:
         model: Any module; it is trained in place, and left in the mode it was found in.

@@ -150,7 +150,7 @@ class Run:
         self.state.step = state["steps_done"]
         self.state.stopped = state["stopped"]
         self.position, self.seconds = state["position"], state["seconds"]
-        self.meter.load_state_dict(state["meter"], self.train.targets)
+        self.meter.load_state_dict(state["meter"])
         self.history.rows[:] = state["history"]
         set_callback_states(callbacks, state["callbacks"])
         _random.set_state(state["random"])
