@@ -101,6 +101,142 @@ def test_an_error_in_the_model_leaves_no_trace_either() -> None:
     assert torch.equal(state, torch.get_rng_state())
 
 
+class Counts(nn.Linear):
+    """A model whose forward pass changes buffers in every mode, and more than that."""
+
+    def __init__(self, fails: bool) -> None:
+        super().__init__(6, 3)
+        self.fails = fails
+        self.register_buffer("calls", torch.zeros((), dtype=torch.long))
+        self.register_buffer("mean", torch.zeros(6))
+        self.register_buffer("last", None)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.calls += 1  # type: ignore[operator]
+        self.mean = inputs.mean(0)
+        self.last = inputs
+        torch.set_autocast_enabled("cpu", True)
+        torch.set_grad_enabled(True)
+        if self.fails and self.calls > 1:  # type: ignore[operator]
+            raise RuntimeError("no")
+        return super().forward(inputs).detach()
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["returns", "raises"])
+@pytest.mark.parametrize("what", ["evaluate", "predict", "confusion_matrix"])
+def test_buffers_gradient_mode_and_autocast_come_back(what: str, fails: bool) -> None:
+    """Also where a forward pass in eval mode changes them, and also after an error."""
+    model = Counts(fails)
+    inputs, targets = blobs()
+    calls, mean = model.calls, model.mean
+    measure: Any = {
+        "evaluate": lambda: training.evaluate(model, inputs, targets, batch_size=20),
+        "predict": lambda: training.predict(model, inputs, batch_size=20),
+        "confusion_matrix": lambda: training.confusion_matrix(model, inputs, targets, batch_size=20),
+    }[what]
+
+    if fails:
+        with pytest.raises(RuntimeError, match="no"):
+            measure()
+    else:
+        measure()
+
+    assert model.calls is calls
+    assert calls.item() == 0  # type: ignore[operator]
+    assert model.mean is mean
+    assert model.last is None
+    assert torch.is_grad_enabled()
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_an_autocast_of_the_callers_changes_no_result() -> None:
+    """precision="float32" is no autocast, wherever it is called."""
+    model, inputs, targets = model_and_data()
+    model.float()
+    expected = training.evaluate(model, inputs, targets)
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert training.evaluate(model, inputs, targets) == expected
+        assert torch.is_autocast_enabled("cpu")
+        assert torch.get_autocast_dtype("cpu") == torch.bfloat16
+
+
+class EvaluateEvery:
+    """Evaluates every few steps, as a user's callback may."""
+
+    def __init__(self, steps: int, data: Any) -> None:
+        self.steps, self.data = steps, data
+        self.results: list[float] = []
+
+    def on_step(self, state: training.State) -> None:
+        if state.step % self.steps == 0:
+            self.results.append(training.evaluate(state.model, self.data, batch_size=7)["loss"])
+
+
+def often(steps: int | None, every_epoch: bool) -> tuple[nn.Module, training.History, list[float]]:
+    torch.manual_seed(0)
+    model = models.MLP(6, (8,), 3, dropout=0.5, batch_norm=True)
+    callback = EvaluateEvery(steps or 10**9, blobs(n=31, seed=3))
+    history = training.fit(
+        model, blobs(n=97), epochs=3, batch_size=7, lr=0.01, progress=False, callbacks=[callback],
+        validation=blobs(n=31, seed=3) if every_epoch else None,
+    )  # fmt: skip
+    return model, history, callback.results
+
+
+def test_how_often_one_evaluates_changes_no_bit_of_training() -> None:
+    """Never, every epoch, every ten steps, every step: the same parameters, buffers and training losses."""
+    expected, losses, _ = often(None, every_epoch=False)
+
+    for steps, every_epoch, times in [(None, True, 0), (10, False, 4), (10, True, 4), (1, False, 42)]:
+        model, history, results = often(steps, every_epoch)
+        assert len(results) == times
+        assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), expected.state_dict().values()))
+        assert history.column("loss") == losses.column("loss")
+
+
+@pytest.mark.parametrize("lost", ["forked", "modes_kept", "buffers_kept"])
+def test_without_putting_it_all_back_the_comparison_fails(lost: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Positive controls: generators; modes; buffers (here of a batch norm that never leaves training mode)."""
+    from contextlib import nullcontext
+
+    def stubborn() -> nn.Module:
+        torch.manual_seed(0)
+        model = models.MLP(6, (8,), 3, dropout=0.5, batch_norm=True)
+        norm = next(m for m in model.modules() if isinstance(m, nn.BatchNorm1d))
+        norm.train = lambda mode=True: norm  # type: ignore[method-assign,assignment]
+        return model
+
+    def trained(callback: EvaluateEvery) -> dict[str, Tensor]:
+        model = stubborn()
+        training.fit(model, blobs(), epochs=2, batch_size=16, lr=0.01, progress=False, callbacks=[callback])
+        return model.state_dict()
+
+    class Noisy(EvaluateEvery):
+        def on_step(self, state: training.State) -> None:
+            super().on_step(state)
+            torch.rand(1)
+
+    expected = trained(EvaluateEvery(10**9, blobs()))
+    same = trained(EvaluateEvery(2, blobs()))
+    assert all(torch.equal(expected[name], same[name]) for name in expected)
+
+    monkeypatch.setattr(f"torchbasics.training._evaluate.{lost}", lambda *_, **__: nullcontext())
+    if lost == "forked":
+        monkeypatch.setattr("torchbasics.training._evaluate.measure", _drawing(training._evaluate.measure))
+    other = trained(EvaluateEvery(2, blobs()))
+
+    assert not all(torch.equal(expected[name], other[name]) for name in expected)
+
+
+def _drawing(measure: Any) -> Any:
+    def draws(*args: Any) -> Any:
+        torch.rand(1)
+        return measure(*args)
+
+    return draws
+
+
 def test_all_kinds_of_data_give_the_same_result() -> None:
     """A pair, images, a DataLoader, batches."""
     torch.manual_seed(0)

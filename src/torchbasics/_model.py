@@ -5,12 +5,16 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from torchbasics import _zoo
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+
+COMPILED = "_orig_mod."  # what torch.compile puts before the names of a module's parameters
 
 
 class Model(nn.Module):
@@ -41,3 +45,74 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+class Buffers:
+    """The buffers of a model as they were when last kept, to be put back.
+
+    Only those that changed in between are copied: by torch's own count of changes, and always the statistics of
+    normalisation layers, whose kernels do not count.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.holders = [(m._buffers, not isinstance(m, _NormBase)) for m in model.modules()]
+        self.kept: list[dict[str, tuple[Tensor, int, Tensor] | None]] = [{} for _ in self.holders]
+
+    def keep(self) -> None:
+        """Remember the buffers as they are now."""
+        targets, sources = [], []
+        for (holder, counts), kept in zip(self.holders, self.kept, strict=True):
+            if not holder and not kept:
+                continue
+            for name in kept.keys() - holder.keys():
+                del kept[name]
+            for name, buffer in holder.items():
+                old = kept.get(name)
+                if buffer is None:
+                    kept[name] = None
+                elif old is None or old[0] is not buffer or old[2].shape != buffer.shape:
+                    kept[name] = buffer, buffer._version, buffer.detach().clone()
+                elif not counts or old[1] != buffer._version:
+                    kept[name] = buffer, buffer._version, old[2]
+                    targets.append(old[2])
+                    sources.append(buffer.detach())
+        if targets:
+            torch._foreach_copy_(targets, sources)
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put back what was kept: the same tensors with the same values, and no others."""
+        for (holder, counts), kept in zip(self.holders, self.kept, strict=True):
+            for name in holder.keys() - kept.keys():
+                del holder[name]
+            for name, old in kept.items():
+                if old is None:
+                    holder[name] = None
+                    continue
+                buffer, version, copy = old
+                if not counts or version != buffer._version:
+                    buffer.resize_(copy.shape).copy_(copy) if buffer.shape != copy.shape else buffer.copy_(copy)
+                    kept[name] = buffer, buffer._version, copy
+                holder[name] = buffer
+
+
+@contextmanager
+def buffers_kept(model: nn.Module) -> Iterator[None]:
+    """Put all buffers of *model* back to what they were, whatever the block did."""
+    buffers = Buffers(model)
+    buffers.keep()
+    try:
+        yield
+    finally:
+        buffers.restore()
+
+
+def state_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return ``model.state_dict()`` under the names of the model that was not compiled."""
+    return {name.replace(COMPILED, ""): value for name, value in model.state_dict().items()}
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load what `state_of` returned, into a compiled model or one that is not."""
+    own = {name.replace(COMPILED, ""): name for name in model.state_dict()}
+    model.load_state_dict({own.get(name, name): value for name, value in state.items()})

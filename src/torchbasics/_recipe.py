@@ -67,6 +67,9 @@ class Recipe:
     early_stopping: int | EarlyStopping | None = field(
         default=None, metadata={"help": "epochs without a better value before the run ends"}
     )
+    ema: float | None = field(
+        default=None, metadata={"help": "decay of an average of the weights, like 0.999, which the model ends with"}
+    )
     seed: int | None = field(
         default=0, metadata={"help": "of the order, augmentation, dropout; none = from the global generators"}
     )
@@ -76,6 +79,8 @@ class Recipe:
             self._set(name, _checks.positive_int(name, getattr(self, name)))
         for name in ("optimizer", "schedule", "augment"):  # as they come from a file
             self._set(name, _tuples(getattr(self, name)))
+        if self.ema is not None:
+            self._set("ema", _checks.fraction("ema", self.ema))
         _checks.choice("precision", self.precision, ("float32", "bfloat16", "float16"))
         _checks.choice("memory_format", self.memory_format, ("auto", "contiguous", "channels_last"))
         for name in ("shuffle", "compile", "fused"):
@@ -161,6 +166,7 @@ class Options(TypedDict, total=False):
     compile: bool
     fused: bool
     early_stopping: int | EarlyStopping | None
+    ema: float | None
     seed: int | None
 
 

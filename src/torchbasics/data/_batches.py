@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sized
+import signal
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sized
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,7 +55,7 @@ class Batches:
         """Number of batches in an epoch, None where nobody knows."""
         return None if self.samples is None else -(-self.samples // self.batch_size)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start: int = 0) -> Generator[Batch]:
         """Yield the batches of *epoch*, leaving out its first *start* samples."""
         for index in self._plan(epoch, start):
             yield self.gather(index, epoch)
@@ -126,7 +129,7 @@ class DatasetBatches(Batches):
         super().__init__(len(dataset), **options)
         self._seeded = _Seeded(dataset, self.seed)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start: int = 0) -> Generator[Batch]:
         """Yield the batches of *epoch* from *start* on."""
         if not self.workers:
             yield from super().epoch(epoch, start)
@@ -134,11 +137,25 @@ class DatasetBatches(Batches):
         plan = list(self._plan(epoch, start))
         keys = [[(epoch, i) for i in index.tolist()] for index in plan]
         generator = torch.Generator()  # so that the loader draws its base seed from no global generator
+        ended = multiprocessing.RawValue("b", 0)
         loader: DataLoader[Any] = DataLoader(
-            self._seeded, batch_sampler=keys, num_workers=self.workers, generator=generator
+            _Seeded(self._seeded.dataset, self.seed, ended),
+            batch_sampler=keys,
+            num_workers=self.workers,
+            generator=generator,
+            worker_init_fn=_ignore_signals,
         )
-        for index, batch in zip(plan, loader, strict=True):
-            yield as_batch(batch)._replace(indices=index)
+        others = multiprocessing.active_children()
+        batches = iter(loader)
+        workers = [process for process in multiprocessing.active_children() if process not in others]
+        try:
+            for index, batch in zip(plan, batches, strict=True):
+                yield as_batch(batch)._replace(indices=index)
+        finally:
+            ended.value = 1  # no worker reads its batch to the end
+            del batches  # waits for the workers, a few seconds at most
+            for worker in workers:
+                worker.kill()  # one that hangs does not hear SIGTERM
 
     def gather(self, index: Tensor, epoch: int) -> Batch:
         """Read the samples one by one and collate them, as torch's DataLoader does."""
@@ -167,7 +184,7 @@ class LoaderBatches(Batches):
         """Length of the loader, if it has one."""
         return self._steps
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start: int = 0) -> Generator[Batch]:
         """Yield the loader's batches; those before *start* are read and left out."""
         seen = 0
         for item in self.loader:
@@ -186,9 +203,10 @@ class LoaderBatches(Batches):
 class _Seeded(Dataset[Any]):
     """A dataset whose samples are read with all global generators seeded by (seed, epoch, index)."""
 
-    def __init__(self, dataset: Any, seed: int) -> None:
+    def __init__(self, dataset: Any, seed: int, ended: Any = None) -> None:
         self.dataset = dataset
         self.seed = seed
+        self.ended = ended  # a number in shared memory, by which the parent tells workers that it goes away
 
     def __getitem__(self, key: tuple[int, int]) -> Any:
         return self.__getitems__([key])[0]
@@ -196,6 +214,8 @@ class _Seeded(Dataset[Any]):
     def __getitems__(self, keys: list[tuple[int, int]]) -> list[Any]:
         samples = []
         for epoch, index in keys:
+            if self.ended is not None and self.ended.value:
+                os._exit(0)  # as torch's own workers do when their parent ends them
             seed = derive(self.seed, epoch, index)
             random.seed(seed)
             np.random.seed(seed)  # noqa: NPY002  # the generator that users' transforms draw from
@@ -205,6 +225,13 @@ class _Seeded(Dataset[Any]):
 
     def __len__(self) -> int:
         return len(self.dataset)
+
+
+def _ignore_signals(worker: int) -> None:
+    """Leave signals to the parent: sent to all processes of a job, they would end the workers first."""
+    for name in ("SIGTERM", "SIGINT", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def make_batches(

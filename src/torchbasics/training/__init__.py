@@ -7,10 +7,10 @@ from torchbasics.training._callbacks import State as State
 from torchbasics.training._evaluate import confusion_matrix as confusion_matrix
 from torchbasics.training._evaluate import evaluate as evaluate
 from torchbasics.training._evaluate import predict as predict
+from torchbasics.training._finite import NonFiniteError as NonFiniteError
 from torchbasics.training._fit import fit as fit
 from torchbasics.training._history import History as History
 from torchbasics.training._steps import Adversarial as Adversarial
-from torchbasics.training._steps import NonFiniteError as NonFiniteError
 from torchbasics.training._steps import Result as Result
 from torchbasics.training._steps import Step as Step
 from torchbasics.training._steps import Supervised as Supervised

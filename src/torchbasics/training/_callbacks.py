@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from torchbasics._model import load_state, state_of
 from torchbasics._recipe import EarlyStopping, Recipe
 
 if TYPE_CHECKING:
@@ -27,6 +29,10 @@ class State:
         steps: Updates of an epoch, None where nobody knows.
         loss: The last batch's loss: a number, or a tensor on the device that nobody has waited for.
         learning_rate: Of the last update.
+        stopped: Why the run ends, None = it goes on.
+        signal: The number of the signal that ends the run, None = none.
+        failed: Whether an error ended the run, for ``on_end``.
+        result: Returns what the model would end with now: its own state, or the average of weights.
     """
 
     def __init__(self, model: nn.Module, history: History, recipe: Recipe, steps: int | None) -> None:
@@ -39,6 +45,9 @@ class State:
         self.loss: float | Tensor = float("nan")
         self.learning_rate = 0.0
         self.stopped: str | None = None
+        self.signal: int | None = None
+        self.failed = False
+        self.result: Callable[[], dict[str, Any]] = lambda: copy.deepcopy(state_of(model))
 
     def stop(self, reason: str) -> None:
         """End the run after this step; *reason* becomes ``history.stopped``."""
@@ -46,7 +55,11 @@ class State:
 
 
 class Callback:
-    """Base of the built-in callbacks; one of your own needs only the methods it uses, and no base."""
+    """Base of the built-in callbacks; one of your own needs only the methods it uses, and no base.
+
+    One with ``state_dict`` and ``load_state_dict`` is saved in checkpoints. One with ``validating(state)``, a context
+    manager, has the validation run in it. An error in one carries its name.
+    """
 
     def on_start(self, state: State) -> None:
         """Before the first step."""
@@ -56,6 +69,9 @@ class Callback:
 
     def on_epoch(self, state: State) -> None:
         """After each epoch: its row is in the history."""
+
+    def on_stop(self, state: State) -> None:
+        """When a signal or the time limit ends the run, with all as it was after the last update."""
 
     def on_end(self, state: State) -> None:
         """After the run, also when it failed."""
@@ -79,7 +95,7 @@ class Stopper(Callback):
         sign = -1 if name.endswith(("loss", "error", "mae")) else 1
         if self.best is None or sign * row[name] > self.best:
             self.best, self.waited = sign * row[name], 0
-            self.weights = copy.deepcopy(state.model.state_dict()) if self.options.restore_best else None
+            self.weights = state.result() if self.options.restore_best else None
         else:
             self.waited += 1
             if self.waited >= self.options.patience:
@@ -87,8 +103,8 @@ class Stopper(Callback):
 
     def on_end(self, state: State) -> None:
         """Bring back the best weights."""
-        if self.weights is not None:
-            state.model.load_state_dict(self.weights)
+        if self.weights is not None and not state.failed:
+            load_state(state.model, self.weights)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what has been best, and since when."""
@@ -161,3 +177,53 @@ def make_progress(progress: bool | None) -> list[Callback]:
     if progress is True or sys.stderr.isatty() or "ipykernel" in sys.modules:
         return [Bar()]
     return [Lines()]
+
+
+def tell(callbacks: Sequence[Any], event: str, state: State) -> None:
+    """Call the hook *event* of each callback that has it; an error carries the name of the callback."""
+    for callback in callbacks:
+        hook = getattr(callback, event, None)
+        if hook is not None:
+            try:
+                hook(state)
+            except Exception as e:
+                blame(e, callback, event)
+                raise
+
+
+def blame(error: Exception, callback: Any, event: str) -> None:
+    """Note in which callback an error came up."""
+    error.add_note(f"raised in {event} of the callback {type(callback).__qualname__}")
+
+
+def callback_states(callbacks: Sequence[Any]) -> dict[str, Any]:
+    """Return the states of those callbacks that have one, by class; a second of a class is "Class 2"."""
+    return {name: c.state_dict() for name, c in _named(callbacks).items()}
+
+
+def set_callback_states(callbacks: Sequence[Any], states: Mapping[str, Any]) -> None:
+    """Set what `callback_states` returned; callbacks that had no state then keep theirs.
+
+    Raises:
+        ValueError: the callback of a state is missing.
+    """
+    named = _named(callbacks)
+    missing = [name for name in states if name not in named]
+    if missing:
+        raise ValueError(
+            f"the checkpoint has the state of a callback {missing[0]!r}, which is not among callbacks=...; "
+            "give it, or begin anew in another folder"
+        )
+    for name, state in states.items():
+        named[name].load_state_dict(state)
+
+
+def _named(callbacks: Sequence[Any]) -> dict[str, Any]:
+    seen: Counter[str] = Counter()
+    named = {}
+    for callback in callbacks:
+        if hasattr(callback, "state_dict"):
+            name = type(callback).__qualname__
+            seen[name] += 1
+            named[name if seen[name] == 1 else f"{name} {seen[name]}"] = callback
+    return named

@@ -37,6 +37,10 @@ class Checkpointer(Callback):
         if self.every is None or state.stopped or len(state.history) == state.recipe.epochs:
             self.save()
 
+    def on_stop(self, state: State) -> None:
+        """Write where a signal or the time limit ends the run."""
+        self.save()
+
     def save(self) -> None:
         """Write the checkpoint in place of the one before it, all or nothing."""
         self.folder.mkdir(parents=True, exist_ok=True)

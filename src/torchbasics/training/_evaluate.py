@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from torchbasics import _checks
-from torchbasics._model import modes_kept
+from torchbasics._model import buffers_kept, modes_kept
 from torchbasics._recipe import Precision, Recipe
 from torchbasics.data._batches import Batches, PairBatches, make_batches
 from torchbasics.training._loop import Meter, run_epoch
@@ -18,7 +18,10 @@ from torchbasics.training._random import forked
 from torchbasics.training._steps import Step, call, make_step
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from torchbasics.data._batches import Batch
+    from torchbasics.training._steps import Result
 
 BATCH_SIZE = 1000
 
@@ -38,7 +41,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Measure *model* on *test*: each sample counts once, whatever the batch size.
 
-    The model is in eval mode meanwhile; its modes, its device and all random generators are put back.
+    The model is in eval mode meanwhile; its modes, buffers and device, all random generators, gradient mode and
+    autocast are put back, also after an error.
 
     Args:
         model: Any module.
@@ -108,10 +112,10 @@ def predict(
     else:
         batches = _batches(inputs, None, batch_size, workers)
     outputs = []
-    with on_device(model, device) as here, evaluating(model):
+    with on_device(model, device) as here, evaluating(model), closing(batches.epoch(0)) as epoch:
         step = make_step("supervised", model)
         step.bind(model, Recipe(precision=precision))
-        for batch in batches.epoch(0):
+        for batch in epoch:
             with step.autocast():
                 made = _explained(lambda b=batch: call(model, b.to(here).inputs), batch.inputs, model)
             if not isinstance(made, Tensor):
@@ -144,10 +148,16 @@ def confusion_matrix(model: nn.Module, test: Any, targets: Any = None, *, batch_
     return counts.counts()
 
 
-def measure(step: Step, batches: Batches, meter: Meter, device: torch.device) -> dict[str, float]:
-    """Run an epoch of evaluation with a bound step."""
+def measure(
+    step: Step,
+    batches: Batches,
+    meter: Meter,
+    device: torch.device,
+    after: Callable[[Batch, Result], object] | None = None,
+) -> dict[str, float]:
+    """Run an epoch of evaluation with a bound step; a true answer of *after* ends it."""
     with evaluating(step.model):
-        return run_epoch(batches.epoch(0), step.evaluate, meter, device)
+        return run_epoch(batches.epoch(0), step.evaluate, meter, device, after)
 
 
 def check(step: Step, batches: Batches, device: torch.device) -> None:
@@ -171,10 +181,33 @@ def check(step: Step, batches: Batches, device: torch.device) -> None:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put *model* in eval mode, without gradients; each submodule's mode and all generators come back."""
-    with modes_kept(model), forked(seed=0), torch.no_grad():
+    """Put *model* in eval mode, without gradients and autocast.
+
+    Afterwards each submodule's mode, the buffers, the generators, gradient mode and autocast are as before.
+    """
+    with modes_kept(model), buffers_kept(model), forked(seed=0), no_autocast(model), torch.no_grad():
         model.eval()
         yield
+
+
+@contextmanager
+def no_autocast(model: nn.Module) -> Iterator[None]:
+    """Turn off an autocast of the caller's, and put back what it was.
+
+    Not ``torch.autocast(enabled=False)``: inside any autocast block torch keeps low-precision copies of the weights
+    until the outermost one ends, also after the weights have changed.
+    """
+    kind = next((p.device.type for p in model.parameters()), "cpu")
+    state = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind), torch.is_autocast_cache_enabled()
+    torch.set_autocast_enabled(kind, False)
+    torch.clear_autocast_cache()
+    try:
+        yield
+    finally:
+        torch.set_autocast_enabled(kind, state[0])
+        torch.set_autocast_dtype(kind, state[1])
+        torch.set_autocast_cache_enabled(state[2])
+        torch.clear_autocast_cache()
 
 
 @contextmanager

@@ -17,7 +17,8 @@ from torchbasics.data._batches import Batches, LoaderBatches, make_batches, spli
 from torchbasics.training import _checkpoint, _random
 from torchbasics.training._augment import make_augmentation
 from torchbasics.training._callbacks import Stopper, make_progress
-from torchbasics.training._evaluate import BATCH_SIZE, check
+from torchbasics.training._ema import Average
+from torchbasics.training._evaluate import BATCH_SIZE, check, no_autocast
 from torchbasics.training._metrics import make_metrics
 from torchbasics.training._run import Run
 from torchbasics.training._steps import make_step
@@ -48,12 +49,17 @@ def fit(
     resume: bool | Literal["auto"] | str | Path = "auto",
     progress: bool | None = None,
     callbacks: Sequence[Any] = (),
+    time_limit: float | None = None,
     **options: Unpack[Options],
 ) -> History:
     """Train *model*, and return what was measured.
 
     It ends on the parameters of the same loop written by hand: ``torch.manual_seed(seed)``, then for each epoch the
     batches of `torchbasics.data.order`, ``zero_grad``, loss, ``backward``, ``step``.
+
+    SIGTERM, SIGUSR1, Ctrl-C and *time_limit* end it at the next step, in validation too: a checkpoint is written, and
+    the history of whole epochs is returned with ``stopped`` "signal" or "time". The same call goes on from there. A
+    second Ctrl-C is a KeyboardInterrupt at once. Workers of your own DataLoader have to ignore the signals themselves.
 
     Args:
         model: Any module; it is trained in place, and left in the mode it was found in.
@@ -70,14 +76,17 @@ def fit(
         checkpoint_every: Updates between two checkpoints; None = one an epoch.
         resume: "auto" = go on where *checkpoint* has one; True = it must; False = it must not; or the path of one.
         progress: None = a bar on a terminal, else a line an epoch; True = a bar; False = nothing.
-        callbacks: Objects with any of ``on_start``, ``on_step``, ``on_epoch``, ``on_end``, each called with a `State`.
+        callbacks: Objects with any of ``on_start``, ``on_step``, ``on_epoch``, ``on_stop``, ``on_end``, each called
+            with a `State`; see `Callback`.
+        time_limit: Seconds after which the run ends at the next step, ready to be gone on with.
         **options: The values of `Recipe`: batch_size (100), loss, optimizer, lr, schedule, step, augment, shuffle,
-            accumulate, clip_norm, precision, memory_format, compile, fused, early_stopping, seed. With neither
-            optimizer, lr nor schedule, AdamW with a one-cycle schedule is used.
+            accumulate, clip_norm, precision, memory_format, compile, fused, early_stopping, ema, seed. With neither
+            optimizer, lr nor schedule, AdamW with a one-cycle schedule is used. With ``ema`` validation measures the
+            average of the weights, and the model ends with it.
 
     Raises:
         ValueError, TypeError: an argument cannot be used, or data and model do not fit; nothing was changed.
-        NonFiniteError: a loss became nan or infinite; the update that it would have led to was not applied.
+        NonFiniteError: a loss or a gradient became nan or infinite; the model is as it was before that step.
 
     >>> x = torch.linspace(-1, 1, 100).unsqueeze(1)
     >>> history = fit(nn.Linear(1, 1), x, 2 * x, epochs=50, lr=0.1, batch_size=20, progress=False)
@@ -89,6 +98,8 @@ def fit(
     chosen = make_recipe(recipe, **options)
     make_metrics(metrics, None)  # unknown names are told before anything is run
     make_augmentation(chosen.augment)
+    if time_limit is not None:
+        _checks.positive("time_limit", time_limit)
     if checkpoint_every is not None:
         _checks.positive_int("checkpoint_every", checkpoint_every)
     seed = int(torch.randint(2**31, ())) if chosen.seed is None else chosen.seed
@@ -106,10 +117,12 @@ def fit(
         if held_out is not None:
             check(step, held_out, here)
         stack.enter_context(modes_kept(model))
+        stack.enter_context(no_autocast(model))
         stack.enter_context(nullcontext() if chosen.seed is None else _random.forked(seed))
         step.start(None if batches.steps() is None else batches.steps() * chosen.epochs)  # type: ignore[operator]
-        run = Run(model, step, chosen, batches, held_out, metrics, here)
-        parts: list[Any] = [*_stoppers(chosen), *callbacks]
+        run = Run(model, step, chosen, batches, held_out, metrics, here, time_limit)
+        average = [] if chosen.ema is None else [Average(chosen.ema)]
+        parts: list[Any] = [*average, *_stoppers(chosen), *callbacks]
         if log_dir is not None:
             classes = getattr(train, "classes", ())
             parts.append(TensorBoard(log_dir, held_out or batches, classes))

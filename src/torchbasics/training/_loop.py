@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
 from typing import Any
 
 import torch
@@ -52,17 +53,18 @@ class Meter:
         sums = {name: float(value) for name, value in self.sums.items()}
         return {"sums": sums, "weight": self.weight, "samples": self.samples, "metrics": metrics}
 
-    def load_state_dict(self, state: Mapping[str, Any], targets: Tensor | None) -> None:
-        """Set what `state_dict` returned; *targets* are some of the data's."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Set what `state_dict` returned."""
         self.sums, self.weight, self.samples = dict(state["sums"]), state["weight"], state["samples"]
         if state["metrics"]:
-            self.metrics = make_metrics(self.wanted, targets)
+            named = list(state["metrics"])  # what was chosen by the targets has a name
+            self.metrics = make_metrics(named if self.wanted is None else self.wanted, None)
             for name, saved in state["metrics"].items():
                 set_metric_state(self.metrics[name], saved)
 
 
 def run_epoch(
-    batches: Iterable[Batch],
+    batches: Generator[Batch],
     do: Callable[[Batch], Result],
     meter: Meter,
     device: torch.device,
@@ -77,12 +79,13 @@ def run_epoch(
         device: Where the model is.
         after: Called after each batch; a true answer ends the epoch there.
     """
-    for batch in batches:
-        here = batch if device.type == "cpu" else batch.to(device)
-        result = do(here)
-        meter.add(result, batch.size)
-        if after is not None and after(batch, result):
-            break
+    with closing(batches):  # and with them their workers, which after an error the traceback would keep alive
+        for batch in batches:
+            here = batch if device.type == "cpu" else batch.to(device)
+            result = do(here)
+            meter.add(result, batch.size)
+            if after is not None and after(batch, result):
+                break
     return meter.compute()
 
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from time import perf_counter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from torchbasics._model import load_state, state_of
 from torchbasics._recipe import Recipe
 from torchbasics.data._batches import Batch, Batches
 from torchbasics.training import _random
 from torchbasics.training._augment import make_augmentation
-from torchbasics.training._callbacks import State
+from torchbasics.training._callbacks import State, blame, callback_states, set_callback_states, tell
 from torchbasics.training._evaluate import measure
+from torchbasics.training._finite import Guard
 from torchbasics.training._history import History
 from torchbasics.training._loop import Meter, run_epoch
-from torchbasics.training._steps import NonFiniteError, Result, Step
+from torchbasics.training._signals import INTERRUPTED, Interrupts
+from torchbasics.training._steps import Result, Step
 
 
 class Run:
@@ -32,6 +36,7 @@ class Run:
         validation: Batches | None,
         metrics: Any,
         device: torch.device,
+        time_limit: float | None = None,
     ) -> None:
         self.model = model
         self.step = step
@@ -40,6 +45,8 @@ class Run:
         self.metrics = metrics
         self.device = device
         self.augment = make_augmentation(recipe.augment)
+        self.guard = Guard(step)
+        self.interrupts = Interrupts(time_limit)
         self.history = History(recipe=recipe)
         self.state = State(model, self.history, recipe, train.steps())
         self.callbacks: Sequence[Any] = ()
@@ -50,46 +57,60 @@ class Run:
     def go(self, callbacks: Sequence[Any]) -> History:
         """Train to the end."""
         self.callbacks = callbacks
-        self._tell("on_start")
-        try:
-            while len(self.history) < self.state.recipe.epochs and self.state.stopped is None:
-                self._epoch()
-        finally:
-            self.history.stopped = self.state.stopped
-            self._tell("on_end")
+        with self.interrupts:
+            tell(callbacks, "on_start", self.state)
+            try:
+                while len(self.history) < self.state.recipe.epochs and not self._ends():
+                    self._epoch()
+                if self._ends() and self.state.stopped in INTERRUPTED:
+                    tell(callbacks, "on_stop", self.state)
+            except BaseException:
+                self.state.failed = True
+                raise
+            finally:
+                self.history.stopped = self.state.stopped
+                tell(callbacks, "on_end", self.state)
         return self.history
 
     def _epoch(self) -> None:
         self.model.train()
         self.state.epoch = len(self.history)
         started = perf_counter() - self.seconds
-        self._on_step = [c.on_step for c in self.callbacks if hasattr(c, "on_step")]
+        self._on_step = [(c, c.on_step) for c in self.callbacks if hasattr(c, "on_step")]
         self.position_at = started
         batches = self.train.epoch(self.state.epoch, self.position)
         row = run_epoch(batches, self._update, self.meter, self.device, self._after)
+        self.guard.settle()
         if self.validation is not None and self.state.stopped is None:
-            result = measure(self.step, self.validation, Meter(self.metrics), self.device)
-            row |= {f"validation_{name}": value for name, value in result.items()}
+            row |= self._validate(self.validation)
+        if self.state.stopped in INTERRUPTED:  # the rest of the epoch is done by the run that goes on
+            return
         self.history.rows.append({**row, "seconds": perf_counter() - started})
         self.position, self.seconds, self.meter = 0, 0.0, Meter(self.metrics)
-        self._tell("on_epoch")
+        tell(self.callbacks, "on_epoch", self.state)
+
+    def _validate(self, batches: Batches) -> dict[str, float]:
+        with ExitStack() as stack:
+            for callback in self.callbacks:
+                if hasattr(callback, "validating"):
+                    stack.enter_context(callback.validating(self.state))
+            result = measure(self.step, batches, Meter(self.metrics), self.device, lambda *_: self._ends())
+        return {f"validation_{name}": value for name, value in result.items()}
+
+    def _ends(self) -> bool:
+        """Whether the run ends here; asked at step borders only, so that nothing changes half way."""
+        if self.state.stopped is None:
+            self.state.stopped = self.interrupts()
+            self.state.signal = self.interrupts.signal
+        return self.state.stopped is not None
 
     def _update(self, batch: Batch) -> Result:
         if self.augment is not None:
             batch = batch._replace(inputs=self.augment(batch.inputs))
         if self.state.recipe.memory_format == "channels_last" and isinstance(batch.inputs, Tensor):
             batch = batch._replace(inputs=_channels_last(batch.inputs))
-        rate: float = self.step.optimizers[0].param_groups[0]["lr"]
-        self.state.learning_rate = rate
-        try:
-            return self.step.update(batch)
-        except NonFiniteError as e:
-            where = f"at step {self.state.step + 1}, epoch {self.state.epoch + 1}"
-            which = "" if batch.indices is None else f", on samples {batch.indices[:8].tolist()}"
-            raise NonFiniteError(
-                f"{e} {where}{which}, learning rate {rate:g}; the update was not applied: "
-                "lower lr, set clip_norm, or look at these samples"
-            ) from None
+        self.state.learning_rate = self.step.optimizers[0].param_groups[0]["lr"]
+        return self.guard.update(batch, self.state)
 
     def _after(self, batch: Batch, result: Result) -> bool:
         state = self.state
@@ -97,44 +118,41 @@ class Run:
         state.loss = result.losses["loss"]
         self.position += batch.size
         self.seconds = perf_counter() - self.position_at
-        for hook in self._on_step:
-            hook(state)
-        return state.stopped is not None
-
-    def _tell(self, event: str) -> None:
-        for callback in self.callbacks:
-            hook: Callable[[State], None] | None = getattr(callback, event, None)
-            if hook is not None:
-                hook(self.state)
+        for callback, hook in self._on_step:
+            try:
+                hook(state)
+            except Exception as e:
+                blame(e, callback, "on_step")
+                raise
+        return self._ends()
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that is needed to go on from here."""
+        self.guard.settle()
         return {
             "recipe": self.state.recipe.as_dict(),
             "samples": self.train.samples,
-            "model": self.model.state_dict(),
+            "model": state_of(self.model),
             "step": self.step.state_dict(),
             "steps_done": self.state.step,
             "position": self.position,
             "seconds": self.seconds,
             "meter": self.meter.state_dict(),
             "history": self.history.rows,
-            "stopped": self.state.stopped,
-            "callbacks": [c.state_dict() if hasattr(c, "state_dict") else None for c in self.callbacks],
+            "stopped": None if self.state.stopped in INTERRUPTED else self.state.stopped,
+            "callbacks": callback_states(self.callbacks),
         }
 
     def load_state_dict(self, state: Mapping[str, Any], callbacks: Sequence[Any]) -> None:
         """Go to where `state_dict` was taken; the random generators come last."""
-        self.model.load_state_dict(state["model"])
+        load_state(self.model, state["model"])
         self.step.load_state_dict(state["step"])
         self.state.step = state["steps_done"]
         self.state.stopped = state["stopped"]
         self.position, self.seconds = state["position"], state["seconds"]
-        self.meter.load_state_dict(state["meter"], self.train.targets)
+        self.meter.load_state_dict(state["meter"])
         self.history.rows[:] = state["history"]
-        for callback, saved in zip(callbacks, state["callbacks"], strict=True):
-            if saved is not None:
-                callback.load_state_dict(saved)
+        set_callback_states(callbacks, state["callbacks"])
         _random.set_state(state["random"])
 
 

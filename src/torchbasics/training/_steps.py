@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -17,12 +16,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchbasics import _checks
 from torchbasics._recipe import Recipe
 from torchbasics.data._batches import Batch, Inputs
+from torchbasics.training._finite import Late, NonFiniteError, check_gradients, finite
 from torchbasics.training._losses import Loss, check_targets, make_loss, weight
 from torchbasics.training._optim import make_optimizer, make_schedule
-
-
-class NonFiniteError(ArithmeticError):
-    """A loss is nan or infinite; the update it would have led to was not applied."""
 
 
 class Result(NamedTuple):
@@ -52,9 +48,11 @@ class Step(ABC):
         self.recipe = recipe
         self.optimizers: list[Optimizer] = []
         self.schedules: list[LRScheduler] = []
-        device = next((p.device.type for p in model.parameters()), "cpu")
-        self.scaler = torch.amp.GradScaler(device, enabled=recipe.precision == "float16")
-        self._autocast = device, {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(recipe.precision)
+        self.device = next((p.device.type for p in model.parameters()), "cpu")
+        self.scaler = torch.amp.GradScaler(self.device, enabled=recipe.precision == "float16")
+        self.dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(recipe.precision)
+        self.late: Late | None = None
+        self._unseen: list[Tensor] = []  # losses on a device that nobody has looked at
 
     @abstractmethod
     def start(self, steps: int | None) -> None:
@@ -94,8 +92,7 @@ class Step(ABC):
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context for the recipe's precision; float32 is none at all."""
-        device, dtype = self._autocast
-        return nullcontext() if dtype is None else torch.autocast(device, dtype)
+        return nullcontext() if self.dtype is None else torch.autocast(self.device, self.dtype)
 
     def add_optimizer(self, parameters: Iterable[nn.Parameter], steps: int | None) -> Optimizer:
         """Make the recipe's optimizer and schedule for *parameters*."""
@@ -105,20 +102,46 @@ class Step(ABC):
         self.schedules += [] if schedule is None else [schedule]
         return optimizer
 
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradient of *loss*."""
+    def backward(self, loss: Tensor) -> float | Tensor:
+        """Add the gradient of *loss*; return its value, as a float where that needs no wait for a device.
+
+        Raises:
+            NonFiniteError: it is nan or infinite; on a device, `apply` tells.
+        """
+        value: float | Tensor
+        if loss.is_cpu:
+            value = finite(loss)
+        else:  # pragma: no cover  # CUDA
+            value = loss.detach()
+            self._unseen.append(value)
         torch.autograd.backward(self.scaler.scale(loss) if self.scaler.is_enabled() else loss)
+        return value
 
     def apply(self, optimizer: Optimizer) -> None:
-        """Clip the gradient and update."""
+        """Clip the gradient and update.
+
+        Raises:
+            NonFiniteError: the gradient is not finite; nothing was updated. Under float16 the scaler leaves out the
+                update instead, and lowers its scale.
+        """
+        norm = None
         if self.recipe.clip_norm is not None:
             self.scaler.unscale_(optimizer)
             held = [p for group in optimizer.param_groups for p in group["params"]]
-            nn.utils.clip_grad_norm_(held, self.recipe.clip_norm)
+            norm = nn.utils.clip_grad_norm_(held, self.recipe.clip_norm)
+        losses, self._unseen = self._unseen, []
         if self.scaler.is_enabled():
+            for loss in losses:
+                finite(loss)  # pragma: no cover  # CUDA
             self.scaler.step(optimizer)
-        else:
+        elif self.late is not None:
+            self.late.look(optimizer, losses)
             optimizer.step()
+        else:
+            check_gradients(optimizer, norm, losses)
+            optimizer.step()
+        if self.dtype is not None:
+            torch.clear_autocast_cache()  # inside an autocast of the caller's, torch would go on with the old weights
 
 
 class Supervised(Step):
@@ -147,8 +170,7 @@ class Supervised(Step):
         self.optimizer.zero_grad()
         if self.recipe.accumulate == 1:
             loss, outputs, counted = self._loss(batch)
-            value = finite(loss)
-            self.backward(loss)
+            value = self.backward(loss)
         else:
             value, outputs, counted = self._accumulate(batch)
         self.apply(self.optimizer)
@@ -203,8 +225,7 @@ class Supervised(Step):
             loss, made, _ = self._loss(part)
             if getattr(self.loss, "reduction", "mean") != "sum":
                 loss = loss * (share / total)
-            value += finite(loss)
-            self.backward(loss)
+            value += self.backward(loss)
             outputs.append(made)
         joined = torch.cat([o.detach() for o in outputs]) if outputs[0] is not None else None
         return value, joined, total
@@ -260,8 +281,8 @@ class Adversarial(Step):
             made = self.generator(self.noise(batch.size))
             told_apart = self._tell_apart(real, made.detach())
         self.of_discriminator.zero_grad()
-        judged = finite(told_apart)
-        self.backward(told_apart)
+        judged = self.backward(told_apart)
+        before = [p.detach().clone() for p in self.judged]
         self.apply(self.of_discriminator)
         for parameter in self.judged:  # the generator's gradient does not need theirs
             parameter.requires_grad_(False)
@@ -269,9 +290,11 @@ class Adversarial(Step):
             with self.autocast():
                 fooled = self._fool(made)
             self.of_generator.zero_grad()
-            made_up = finite(fooled)
-            self.backward(fooled)
+            made_up = self.backward(fooled)
             self.apply(self.of_generator)
+        except NonFiniteError:  # neither half of an update is applied without the other
+            torch._foreach_copy_(self.judged, before)
+            raise
         finally:
             for parameter in self.judged:
                 parameter.requires_grad_(True)
@@ -322,20 +345,6 @@ def call(forward: Callable[..., Any], inputs: Inputs) -> Any:
     if isinstance(inputs, Tensor):
         return forward(inputs)
     return forward(**inputs) if isinstance(inputs, dict) else forward(*inputs)
-
-
-def finite(loss: Tensor) -> float | Tensor:
-    """Return the loss's value, as a float where that needs no wait for a device.
-
-    Raises:
-        NonFiniteError: it is nan or infinite.
-    """
-    if not loss.is_cpu:
-        return loss.detach()
-    value: float = loss.item()
-    if not math.isfinite(value):
-        raise NonFiniteError(f"the loss is {value}")
-    return value
 
 
 def _number(loss: Tensor) -> float | Tensor:

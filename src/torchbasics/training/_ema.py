@@ -1,0 +1,80 @@
+"""The average of a model's weights over the updates of a run."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from torchbasics._model import COMPILED, state_of
+from torchbasics.training._callbacks import Callback, State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+
+class Average(Callback):
+    """Keeps the exponential moving average of parameters and floating buffers, which validation measures.
+
+    After update *n* the average is ``d * average + (1 - d) * weights`` with ``d = min(decay, (1 + n) / (10 + n))``,
+    so that the first weights do not count for long. The model ends with the average, unless the run failed.
+
+    References:
+        Polyak, Juditsky, Acceleration of Stochastic Approximation by Averaging, 1992.
+        The rising decay is that of ``tf.train.ExponentialMovingAverage(num_updates=...)``.
+    """
+
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+        self.updates = 0
+        self.weights: dict[str, Tensor] = {}
+
+    def on_start(self, state: State) -> None:
+        """Start from the model's weights, or go on from the average that was loaded."""
+        model = state.model
+        named = [*model.named_parameters(), *((n, b) for n, b in model.named_buffers() if b.is_floating_point())]
+        self.current = {name.replace(COMPILED, ""): tensor.detach() for name, tensor in named}
+        saved = self.weights or self.current
+        self.weights = {name: saved[name].to(tensor, copy=True) for name, tensor in self.current.items()}
+        state.result = self.result
+        self.state = state
+
+    def on_step(self, state: State) -> None:
+        """Take in the weights after an update."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        torch._foreach_lerp_(list(self.weights.values()), list(self.current.values()), 1 - decay)
+
+    @contextmanager
+    def validating(self, state: State) -> Iterator[None]:
+        """Put the average into the model meanwhile."""
+        now = {name: tensor.clone() for name, tensor in self.current.items()}
+        self._set(self.weights)
+        try:
+            yield
+        finally:
+            self._set(now)
+
+    def on_end(self, state: State) -> None:
+        """Leave the average in the model."""
+        if not state.failed:
+            self._set(self.weights)
+
+    def result(self) -> dict[str, Tensor]:
+        """Return the model's state with the average in it."""
+        with self.validating(self.state):
+            return {name: value.clone() for name, value in state_of(self.state.model).items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the average, and how many updates are in it."""
+        return {"updates": self.updates, "weights": self.weights}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Set what `state_dict` returned."""
+        self.updates, self.weights = state["updates"], dict(state["weights"])
+
+    def _set(self, weights: Mapping[str, Tensor]) -> None:
+        for name, tensor in self.current.items():
+            tensor.copy_(weights[name])

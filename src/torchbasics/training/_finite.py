@@ -1,0 +1,285 @@
+"""Losses and gradients that are not finite: noticed before the update, undone, and explained."""
+
+from __future__ import annotations
+
+import cmath
+import contextlib
+import copy
+import math
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from torchbasics._model import COMPILED, Buffers
+from torchbasics.training import _random
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from torch.optim import Optimizer
+
+    from torchbasics.data._batches import Batch
+    from torchbasics.training._callbacks import State
+    from torchbasics.training._steps import Result, Step
+
+SHOWN = 8  # samples named in a message
+
+
+class NonFiniteError(ArithmeticError):
+    """The loss or a gradient is nan or infinite; the update it would have led to was not applied.
+
+    Parameters and buffers of the model are those before the step.
+
+    Attributes:
+        step: The update, counted from 1.
+        epoch: The epoch, counted from 1.
+        indices: The samples of the batch, None where the data has no indices.
+        module: The first module whose output or gradient is not finite, None where all are: then it is the loss.
+        learning_rate: That of the step.
+        gradient_norm: Over all parameters; nan where the loss itself is not finite.
+    """
+
+    step: int | None = None
+    epoch: int | None = None
+    indices: list[int] | None = None
+    module: str | None = None
+    learning_rate: float | None = None
+    gradient_norm: float | None = None
+
+
+class Late:
+    """Whether all was finite so far, kept on the device and read a step late, so that no step waits for it.
+
+    Once it is raised no update is applied any more: the optimizer's kernels leave out theirs (``found_inf``).
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.raised = torch.zeros((), device=device)
+        self.one = torch.ones((), device=device)
+        self.reading: tuple[Tensor, Any] | None = None
+
+    def look(self, optimizer: Optimizer, losses: Iterable[Tensor]) -> None:
+        """Take in the gradients and *losses*, and hand the flag to the optimizer."""
+        for loss in losses:
+            torch.maximum(self.raised, (~loss.isfinite()).float(), out=self.raised)
+        grads = gradients(optimizer)
+        torch._amp_foreach_non_finite_check_and_unscale_(grads, self.raised, self.one)
+        optimizer.found_inf = self.raised  # type: ignore[attr-defined]  # as torch's own GradScaler does
+
+    def send(self) -> None:
+        """Start to copy the flag to the host."""
+        event: Any = None
+        if self.raised.is_cuda:  # pragma: no cover  # CUDA
+            host = torch.empty((), pin_memory=True).copy_(self.raised, non_blocking=True)
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            event.record()
+        else:
+            host = self.raised.clone()
+        self.reading = host, event
+
+    def read(self) -> bool:
+        """Return the flag that was sent last; the device meanwhile works on the next step."""
+        if self.reading is None:
+            return False
+        host, event = self.reading
+        if event is not None:
+            event.synchronize()  # pragma: no cover  # CUDA
+        return bool(host)
+
+
+class Moment(NamedTuple):
+    """What is needed to go back to just before an update."""
+
+    batch: Batch
+    step: int
+    epoch: int
+    learning_rate: float
+    generators: list[Tensor]
+    buffers: Buffers
+
+
+class Guard:
+    """Makes a step's updates, and undoes and explains the one that is not finite."""
+
+    def __init__(self, step: Step) -> None:
+        self.step = step
+        self.late = step.late = Late(step.optimizers[0].param_groups[0]["params"][0].device) if is_late(step) else None
+        self.buffers = [Buffers(step.model) for _ in range(2 if self.late else 1)]
+        self.moments: deque[Moment] = deque(maxlen=len(self.buffers))
+
+    def update(self, batch: Batch, state: State) -> Result:
+        """Learn from *batch*.
+
+        Raises:
+            NonFiniteError: loss or gradients are not finite; model and buffers are as before the step.
+        """
+        buffers = self.buffers[state.step % len(self.buffers)]
+        buffers.keep()
+        self.moments.append(
+            Moment(batch, state.step + 1, state.epoch + 1, state.learning_rate, _generators(self.step), buffers)
+        )
+        try:
+            result = self.step.update(batch)
+        except NonFiniteError as e:
+            raise self._undo(self.moments[-1], str(e)) from None
+        if self.late is not None:
+            stopped = self.late.read()  # whether the step before this one was
+            if stopped:
+                raise self._undo(self.moments[0], "loss or gradients are not finite")
+            self.late.send()
+        return result
+
+    def settle(self) -> None:
+        """Wait for the news of the last update.
+
+        Raises:
+            NonFiniteError: it was not finite.
+        """
+        if self.late is not None and self.late.read():
+            raise self._undo(self.moments[-1], "loss or gradients are not finite")
+
+    def _undo(self, moment: Moment, what: str) -> NonFiniteError:
+        moment.buffers.restore()
+        where, norm = replay(self.step, moment)
+        indices = None if moment.batch.indices is None else moment.batch.indices.tolist()
+        parts = [f"{what} at step {moment.step}, epoch {moment.epoch}"]
+        if indices is not None:
+            more = f" and {len(indices) - SHOWN} more" if len(indices) > SHOWN else ""
+            parts.append(f"on samples {indices[:SHOWN]}{more}")
+        parts += [f"learning rate {moment.learning_rate:g}", f"gradient norm {norm:g}"]
+        first = f"{where[1]} of {where[0]!r}" if where else "the loss itself, from finite outputs"
+        error = NonFiniteError(
+            f"{', '.join(parts)}; first not finite: {_bad_inputs(moment.batch)}{first}; the update was not applied: "
+            "lower lr, set clip_norm, or look at these samples"
+        )
+        error.step, error.epoch, error.indices = moment.step, moment.epoch, indices
+        error.module = where[0] if where else None
+        error.learning_rate, error.gradient_norm = moment.learning_rate, norm
+        return error
+
+
+def is_late(step: Step) -> bool:
+    """Whether updates can be stopped on the device: one fused optimizer there, and no scaler that waits anyway."""
+    if len(step.optimizers) != 1 or step.scaler.is_enabled():
+        return False
+    optimizer = step.optimizers[0]
+    on_device: bool = optimizer.param_groups[0]["params"][0].is_cuda
+    return on_device and getattr(optimizer, "_step_supports_amp_scaling", False)
+
+
+def finite(loss: Tensor) -> float:
+    """Return the value of a loss on the CPU.
+
+    Raises:
+        NonFiniteError: it is nan or infinite.
+    """
+    value: float = loss.item()
+    if not math.isfinite(value):
+        raise NonFiniteError(f"the loss is {value}")
+    return value
+
+
+def check_gradients(optimizer: Optimizer, norm: Tensor | None, losses: Iterable[Tensor]) -> None:
+    """See that the gradients, and *losses* on a device, are finite; *norm* is the gradients' where it is known.
+
+    Raises:
+        NonFiniteError: one is not.
+    """
+    for loss in losses:
+        finite(loss)
+    grads = gradients(optimizer)
+    if norm is not None:
+        suspect = not cmath.isfinite(norm.item())
+    elif all(g.is_cpu for g in grads):  # a sum takes less time than a norm, and much less than isfinite
+        suspect = not all(cmath.isfinite(g.sum().item()) for g in grads)
+    else:  # pragma: no cover  # CUDA
+        suspect = not torch.stack([g.sum().isfinite() for g in grads]).all().item()
+    if suspect and not all(_is_finite(g) for g in grads):  # sums of finite numbers can be infinite
+        raise NonFiniteError("the loss is finite, but a gradient is not,")
+
+
+def gradients(optimizer: Optimizer) -> list[Tensor]:
+    """Return the gradients there are."""
+    return [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+
+
+def replay(step: Step, moment: Moment) -> tuple[tuple[str, str] | None, float]:
+    """Make an update again, and undo it; return (module, what of it) first not finite, and the gradient's norm."""
+    state = copy.deepcopy(step.state_dict())
+    parameters = [p.detach().clone() for p in step.model.parameters()]
+    late, step.late = step.late, None
+    found: list[tuple[str, str]] = []
+    names = {name.replace(COMPILED, ""): module for name, module in step.model.named_modules()}
+    handles = [m.register_forward_hook(partial(_watch, found, n or type(m).__name__)) for n, m in names.items()]
+    try:
+        with _random.forked(), torch.compiler.set_stance("force_eager"), contextlib.suppress(Exception):
+            _set_generators(step, moment.generators)
+            step.update(moment.batch)  # fails where it failed before
+    finally:
+        for handle in handles:
+            handle.remove()
+        step.late = late
+    grads = {n: p.grad for n, p in step.model.named_parameters() if p.grad is not None}
+    found += [(n.rpartition(".")[0], "a gradient") for n, g in reversed(grads.items()) if not _is_finite(g)]
+    norm = math.sqrt(sum(float(_values(g).abs().double().square().sum()) for g in grads.values()))
+    with torch.no_grad():
+        for parameter, before in zip(step.model.parameters(), parameters, strict=True):
+            parameter.copy_(before)
+            parameter.grad = None
+    step.load_state_dict(state)
+    moment.buffers.restore()
+    return (found[0] if found else None), norm if grads else math.nan
+
+
+def _watch(found: list[tuple[str, str]], name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+    def note(gradient: Tensor) -> None:
+        if not _is_finite(gradient):
+            found.append((name, "the gradient"))
+
+    for tensor in _tensors(output):
+        if not _is_finite(tensor):
+            found.append((name, "the output"))
+        if tensor.requires_grad:
+            tensor.register_hook(note)  # type: ignore[no-untyped-call]
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple, dict)):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(part)
+
+
+def _values(tensor: Tensor) -> Tensor:
+    return tensor.coalesce().values() if tensor.is_sparse else tensor
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return bool(_values(tensor).isfinite().all())
+
+
+def _bad_inputs(batch: Batch) -> str:
+    for tensor in _tensors(batch.inputs):
+        wrong = (~tensor.isfinite()).flatten(1).any(1).nonzero().flatten().cpu()
+        if len(wrong):
+            named = wrong if batch.indices is None else batch.indices[wrong]
+            return f"the inputs of samples {named[:SHOWN].tolist()}, then "
+    return ""
+
+
+def _generators(step: Step) -> list[Tensor]:
+    """The generators that layers draw from; reading them waits for nothing."""
+    states = [torch.default_generator.get_state()]
+    if step.device == "cuda":
+        states.append(torch.cuda.get_rng_state())  # pragma: no cover  # CUDA
+    return states
+
+
+def _set_generators(step: Step, states: list[Tensor]) -> None:
+    torch.set_rng_state(states[0])
+    if step.device == "cuda":
+        torch.cuda.set_rng_state(states[1])  # pragma: no cover  # CUDA

@@ -1,0 +1,153 @@
+"""The protocol of callbacks: what is called when, what is saved, who is to blame."""
+
+from __future__ import annotations
+
+import copy
+import traceback
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch import nn
+
+from tests.helpers import blobs
+from tests.test_checkpoint import CrashAt, CrashError
+from torchbasics.training import Callback, State, fit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+quiet = partial(fit, progress=False, batch_size=20, lr=0.01)
+
+
+class Diary:
+    """A callback of a user's own that writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def on_start(self, state: State) -> None:
+        self.seen.append("start")
+
+    def on_step(self, state: State) -> None:
+        self.seen.append(f"step {state.step}")
+
+    @contextmanager
+    def validating(self, state: State) -> Iterator[None]:
+        self.seen.append("validation")
+        yield
+        self.seen.append("validated")
+
+    def on_epoch(self, state: State) -> None:
+        self.seen.append(f"epoch {len(state.history)}")
+
+    def on_stop(self, state: State) -> None:
+        self.seen.append(f"stop {state.stopped}")
+
+    def on_end(self, state: State) -> None:
+        self.seen.append(f"end {'badly' if state.failed else 'well'}")
+
+
+def test_hooks_are_called_in_this_order() -> None:
+    """Start, steps, validation, epoch, end."""
+    diary = Diary()
+
+    quiet(nn.Linear(6, 3), blobs(), epochs=1, callbacks=[diary, Callback()], validation=blobs())
+
+    assert diary.seen == [
+        "start", "step 1", "step 2", "step 3", "validation", "validated", "epoch 1", "end well",
+    ]  # fmt: skip
+
+
+def test_the_end_is_told_after_an_error_too() -> None:
+    """And that it was one."""
+    diary = Diary()
+
+    with pytest.raises(CrashError):
+        quiet(nn.Linear(6, 3), blobs(), epochs=1, callbacks=[diary, CrashAt(2)])
+
+    assert diary.seen == ["start", "step 1", "step 2", "end badly"]
+
+
+@pytest.mark.parametrize("event", ["on_start", "on_step", "on_epoch", "on_end"])
+def test_an_error_in_a_callback_names_it(event: str) -> None:
+    """The error is the callback's own, with a note of the class and the hook."""
+
+    class Broken:
+        def __init__(self) -> None:
+            setattr(self, event, self.fail)
+
+        def fail(self, state: State) -> None:
+            raise KeyError("colour")
+
+    with pytest.raises(KeyError, match="colour") as caught:
+        quiet(nn.Linear(6, 3), blobs(), epochs=1, callbacks=[Diary(), Broken()])
+
+    text = "".join(traceback.format_exception(caught.value))
+    assert f"raised in {event} of the callback {Broken.__qualname__}" in text
+
+
+class Counter:
+    """A callback with a state."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def on_step(self, state: State) -> None:
+        self.steps += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.steps = state["steps"]
+
+
+def crashed(folder: Path, *callbacks: Any) -> None:
+    torch.manual_seed(0)
+    with pytest.raises(CrashError):
+        quiet(
+            nn.Linear(6, 3), blobs(), epochs=2, checkpoint=folder, checkpoint_every=1,
+            callbacks=[*callbacks, CrashAt(5)],
+        )  # fmt: skip
+
+
+def resumed(folder: Path, *callbacks: Any, **options: Any) -> None:
+    torch.manual_seed(0)
+    quiet(nn.Linear(6, 3), blobs(), epochs=2, checkpoint=folder, callbacks=callbacks, **options)
+
+
+def test_a_callback_with_a_state_goes_on_from_it(tmp_path: Path) -> None:
+    """Two of one class keep theirs apart; those without a state may come and go."""
+    one, other = Counter(), Counter()
+    one.steps = 100
+    crashed(tmp_path, Diary(), one, other)
+    one, other = Counter(), Counter()
+
+    resumed(tmp_path, one, other, Diary(), log_dir=None)
+
+    assert (one.steps, other.steps) == (106, 6)
+
+
+def test_a_new_callback_starts_with_its_own_state(tmp_path: Path) -> None:
+    """It sees the rest of the run."""
+    counter = Counter()
+    crashed(tmp_path)
+
+    resumed(tmp_path, counter)
+
+    assert counter.steps == 2
+
+
+def test_a_missing_callback_is_named(tmp_path: Path) -> None:
+    """Its state would be lost without a word."""
+    crashed(tmp_path, Counter())
+    before = copy.deepcopy(torch.load(tmp_path / "checkpoint.pt", weights_only=True)["callbacks"])
+
+    with pytest.raises(ValueError, match=r"has the state of a callback 'Counter', which is not among callbacks=\.\.\."):
+        resumed(tmp_path)
+
+    assert before == {"Counter": {"steps": 4}}

@@ -1,0 +1,330 @@
+"""Signals and the end of the time: real processes, real signals."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tests.helpers import blobs, equal
+from torchbasics import models
+from torchbasics.training import History, State, fit
+
+quiet = partial(fit, progress=False, batch_size=16, lr=0.01)
+
+CHILD = """
+import json, os, sys, time
+import torch
+from torch.utils.data import Dataset
+from tests.helpers import blobs
+from torchbasics import models
+from torchbasics.training import fit
+
+class Slow(Dataset):
+    def __init__(self, seconds):
+        self.inputs, self.targets = blobs()
+        self.seconds = seconds
+    def __len__(self):
+        return len(self.inputs)
+    def __getitem__(self, i):
+        time.sleep(self.seconds)
+        return self.inputs[i] + torch.randn(6), self.targets[i]
+
+class Tell:
+    def on_step(self, state):
+        print("step", state.step, flush=True)
+    @property
+    def validating(self):
+        from contextlib import nullcontext
+        def tell(state):
+            print("validating", flush=True)
+            return nullcontext()
+        return tell
+
+if __name__ == "__main__":
+    folder, options = sys.argv[1], json.loads(sys.argv[2])
+    slow, slow_validation = options.pop("slow", 0.0), options.pop("slow_validation", None)
+    torch.manual_seed(0)
+    model = models.MLP(6, (8,), 3, dropout=0.3, batch_norm=True)
+    if slow_validation is not None:
+        options["validation"] = Slow(slow_validation)
+    history = fit(model, Slow(slow), epochs=3, batch_size=16, lr=0.01, progress=False, checkpoint=folder,
+                  callbacks=[Tell()], **options)
+    torch.save(model.state_dict(), folder + "/model.pt")
+    open(folder + "/history.json", "w").write(history.to_json())
+    print("stopped", history.stopped, flush=True)
+"""
+
+
+def start(folder: Path, **options: Any) -> subprocess.Popen[str]:
+    """A child that trains, in a process group of its own."""
+    folder.mkdir(exist_ok=True)
+    script = folder / "child.py"
+    script.write_text(CHILD)
+    return subprocess.Popen(
+        [sys.executable, str(script), str(folder), json.dumps(options)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])},
+    )  # fmt: skip
+
+
+def wait_for(child: subprocess.Popen[str], line: str) -> None:
+    """Read what the child prints up to *line*."""
+    assert child.stdout is not None
+    for text in child.stdout:
+        if text.strip() == line:
+            return
+    raise AssertionError(f"the child ended without {line!r}: {child.communicate()[1]}")
+
+
+def members(group: int) -> list[int]:
+    """The living processes of a group."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, its_group = path.read_text().rpartition(")")[2].split()[:3]
+        except OSError:
+            continue
+        if int(its_group) == group and state != "Z":
+            found.append(int(path.parent.name))
+    return found
+
+
+def outcome(folder: Path) -> tuple[dict[str, Any], History]:
+    history = History.from_json((folder / "history.json").read_text())
+    return torch.load(folder / "model.pt", weights_only=True), history
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that nobody interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    child = start(folder, slow_validation=0.0)
+    out, err = child.communicate(timeout=60)
+    assert child.returncode == 0, err
+    assert out.endswith("stopped None\n")
+    return folder
+
+
+def same(one: Path, other: Path) -> bool:
+    (model, history), (expected, rows) = outcome(one), outcome(other)
+    return history == rows and all(torch.equal(model[name], expected[name]) for name in expected)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+@pytest.mark.parametrize(
+    ("name", "at", "options"),
+    [
+        ("SIGTERM", "step 2", {"slow": 0.01, "workers": 2, "slow_validation": 0.0}),
+        ("SIGUSR1", "step 6", {"slow": 0.01, "slow_validation": 0.0}),
+        ("SIGINT", "validating", {"slow_validation": 0.02, "workers": 2}),
+        ("SIGTERM", "validating", {"slow_validation": 0.02}),
+    ],
+    ids=["terminated, with workers", "user signal", "Ctrl-C in validation, with workers", "terminated in validation"],
+)
+def test_a_signal_to_all_processes_ends_at_a_step_and_the_run_goes_on_to_the_same_bits(
+    name: str, at: str, options: dict[str, Any], whole: Path, tmp_path: Path
+) -> None:
+    """One checkpoint, the history of whole epochs, nothing left running; then the bits of the uninterrupted run."""
+    folder = tmp_path / "run"
+    if "validating" in at:
+        options = {**options, "checkpoint_every": 1000}  # only the signal makes it write one
+    child = start(folder, **options)
+    wait_for(child, at)
+    sent = time.monotonic()
+    os.killpg(child.pid, getattr(signal, name))
+    out, err = child.communicate(timeout=30)
+    took = time.monotonic() - sent
+
+    assert child.returncode == 0, err
+    assert out.endswith("stopped signal\n")
+    assert f"{name}: ending the run after this step; Ctrl-C ends it at once" in err
+    assert "Traceback" not in err
+    assert members(child.pid) == []
+    assert took < 20  # a bound, not a timing: torchrun kills after thirty
+    assert (folder / "checkpoint.pt").exists()
+    assert outcome(folder)[1].stopped == "signal"
+    assert not same(folder, whole)
+    child = start(folder, **{**options, "slow": 0.0, "slow_validation": 0.0})
+    out, err = child.communicate(timeout=60)
+    assert out.endswith("stopped None\n"), err
+    assert same(folder, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_a_second_ctrl_c_is_immediate_and_leaves_no_worker(tmp_path: Path) -> None:
+    """A KeyboardInterrupt where it stands."""
+    child = start(tmp_path / "run", slow=0.3, workers=2)
+    wait_for(child, "step 1")
+    os.killpg(child.pid, signal.SIGINT)
+    assert child.stderr is not None
+    assert child.stderr.readline() == "\n"
+    assert "SIGINT: ending the run" in child.stderr.readline()
+    os.killpg(child.pid, signal.SIGINT)
+    out, err = child.communicate(timeout=30)
+
+    assert "step 3" not in out
+    assert "stopped" not in out
+    assert err.rstrip().endswith("KeyboardInterrupt")
+    assert child.returncode == -signal.SIGINT
+    assert members(child.pid) == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
+    """SIGKILL for the parent alone: its workers notice, and end."""
+    child = start(tmp_path / "run", slow=0.05, workers=2)
+    wait_for(child, "step 1")
+    assert len(members(child.pid)) == 3
+
+    child.kill()
+    child.communicate(timeout=20)
+
+    deadline = time.monotonic() + 10
+    while members(child.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert members(child.pid) == []
+
+
+def make() -> nn.Module:
+    torch.manual_seed(0)
+    return models.MLP(6, (8,), 3, dropout=0.3, batch_norm=True)
+
+
+class SignalAt:
+    """Sends this process a signal after an update."""
+
+    def __init__(self, step: int, number: int = signal.SIGTERM) -> None:
+        self.step, self.number = step, number
+        self.ended: list[int | None] = []
+
+    def on_step(self, state: State) -> None:
+        if state.step == self.step:
+            os.kill(os.getpid(), self.number)
+
+    def on_end(self, state: State) -> None:
+        self.ended.append(state.signal)
+
+
+NUMBERS = [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT]
+
+
+@pytest.mark.parametrize("number", NUMBERS, ids=[n.name for n in NUMBERS])
+@pytest.mark.parametrize("step", [1, 4, 6, 12])
+def test_after_a_signal_the_same_call_goes_on(step: int, number: int, tmp_path: Path) -> None:
+    """In mid-epoch, at an epoch's end, at the end of the run; the handlers are those of before."""
+    whole, parts = make(), make()
+    options: dict[str, Any] = {"epochs": 3, "validation": blobs(n=20), "ema": 0.9, "early_stopping": 9}
+    expected = quiet(whole, blobs(), **options)
+    handlers = [signal.getsignal(n) for n in NUMBERS]
+    callback = SignalAt(step, number)
+
+    first = quiet(make(), blobs(), **options, checkpoint=tmp_path, callbacks=[callback])
+
+    assert [signal.getsignal(n) for n in NUMBERS] == handlers
+    assert first.stopped == "signal"
+    assert callback.ended == [number]
+    assert len(first) == (step - 1) // 4  # the epoch that was not validated has no row yet
+    assert first == expected[: len(first)]
+    second = quiet(parts, blobs(), **options, checkpoint=tmp_path)
+    assert second.stopped is None
+    assert second == expected
+    assert equal(parts, whole)
+
+
+def test_without_a_checkpoint_at_the_signal_work_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Positive control: it is the signal that writes it."""
+    from torchbasics.training._checkpoint import Checkpointer
+
+    monkeypatch.setattr(Checkpointer, "on_stop", lambda self, state: None)
+
+    quiet(make(), blobs(), epochs=3, checkpoint=tmp_path, callbacks=[SignalAt(2)])
+
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_the_time_limit_ends_a_run_that_goes_on_later(tmp_path: Path) -> None:
+    """history.stopped is "time"; with time enough it ends on the bits of the whole run."""
+    whole, parts = make(), make()
+    expected = quiet(whole, blobs(), epochs=3)
+
+    class Wait:
+        def on_step(self, state: State) -> None:
+            time.sleep(0.2 if state.step == 6 else 0)
+
+    stopped = [
+        quiet(make(), blobs(), epochs=3, checkpoint=tmp_path, callbacks=[Wait()], time_limit=0.2).stopped
+        for _ in range(2)
+    ]
+    history = quiet(parts, blobs(), epochs=3, checkpoint=tmp_path, time_limit=600)
+
+    assert "time" in stopped
+    assert history == expected
+    assert history.stopped is None
+    assert equal(parts, whole)
+
+
+@pytest.mark.parametrize("limit", [0, -1.5])
+def test_a_time_limit_is_positive(limit: float) -> None:
+    """Seconds."""
+    with pytest.raises(ValueError, match="time_limit must be positive, got"):
+        quiet(make(), blobs(), epochs=1, time_limit=limit)
+
+
+def test_a_second_ctrl_c_is_a_keyboard_interrupt() -> None:
+    """At once; the handlers are put back all the same."""
+
+    class Twice:
+        def on_step(self, state: State) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)  # asked twice to end: it is ending
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(60)
+
+    before = signal.getsignal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        quiet(make(), blobs(), epochs=1, callbacks=[Twice()])
+
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_signals_that_are_ignored_stay_ignored() -> None:
+    """As under nohup, or in the background of a script."""
+    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    try:
+        history = quiet(make(), blobs(), epochs=1, callbacks=[SignalAt(1, signal.SIGUSR1)])
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+    assert history.stopped is None
+
+
+def test_outside_the_main_thread_there_is_a_note(caplog: pytest.LogCaptureFixture) -> None:
+    """Handlers can be set in the main thread only; the run goes its way."""
+    histories = []
+    before = signal.getsignal(signal.SIGTERM)
+
+    with caplog.at_level(logging.WARNING, logger="torchbasics"):
+        thread = threading.Thread(target=lambda: histories.append(quiet(make(), blobs(), epochs=1)))
+        thread.start()
+        thread.join()
+
+    assert len(histories[0]) == 1
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert "fit runs outside the main thread, where signals cannot be received" in caplog.text
