@@ -10,7 +10,7 @@ from torch import nn
 from torchbasics import _zoo
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 
 class Model(nn.Module):
@@ -41,3 +41,27 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the model inside what ``torch.compile`` and the parallel wrappers put around it."""
+    parallel = nn.DataParallel, nn.parallel.DistributedDataParallel
+    while isinstance(model, parallel) or hasattr(model, "_orig_mod"):
+        model = model.module if isinstance(model, parallel) else model._orig_mod  # type: ignore[assignment]  # a module
+    return model
+
+
+def plain_state(model: nn.Module) -> dict[str, Any]:
+    """Return the state by the names it has without any wrapper."""
+    return {_plain_name(name): value for name, value in unwrapped(model).state_dict().items()}
+
+
+def load_plain_state(model: nn.Module, state: Mapping[str, Any]) -> None:
+    """Set what `plain_state` returned, whatever is wrapped now."""
+    bare = unwrapped(model)
+    names = {_plain_name(name): name for name in bare.state_dict()}
+    bare.load_state_dict({names.get(name, name): value for name, value in state.items()})
+
+
+def _plain_name(name: str) -> str:
+    return name.replace("_orig_mod.", "")  # a part that was compiled by itself

@@ -27,6 +27,7 @@ class State:
         steps: Updates of an epoch, None where nobody knows.
         loss: The last batch's loss: a number, or a tensor on the device that nobody has waited for.
         learning_rate: Of the last update.
+        notes: Lines for people, said at the start: such as what the run goes on from.
     """
 
     def __init__(self, model: nn.Module, history: History, recipe: Recipe, steps: int | None) -> None:
@@ -39,6 +40,7 @@ class State:
         self.loss: float | Tensor = float("nan")
         self.learning_rate = 0.0
         self.stopped: str | None = None
+        self.notes: list[str] = []
 
     def stop(self, reason: str) -> None:
         """End the run after this step; *reason* becomes ``history.stopped``."""
@@ -76,9 +78,9 @@ class Stopper(Callback):
         name = self.options.monitor or ("validation_loss" if "validation_loss" in row else "loss")
         if name not in row:
             raise ValueError(f"early stopping watches {name!r}, which is not in the history: {', '.join(row)}")
-        sign = -1 if name.endswith(("loss", "error", "mae")) else 1
-        if self.best is None or sign * row[name] > self.best:
-            self.best, self.waited = sign * row[name], 0
+        value = score(row, name)
+        if self.best is None or value > self.best:
+            self.best, self.waited = value, 0
             self.weights = copy.deepcopy(state.model.state_dict()) if self.options.restore_best else None
         else:
             self.waited += 1
@@ -99,12 +101,19 @@ class Stopper(Callback):
         self.best, self.waited, self.weights = state["best"], state["waited"], state["weights"]
 
 
+def score(row: Mapping[str, float], name: str) -> float:
+    """Return a value of an epoch such that more is better."""
+    return -row[name] if name.endswith(("loss", "error", "mae")) else row[name]
+
+
 class Lines(Callback):
     """Prints a line at the start and one an epoch."""
 
     def on_start(self, state: State) -> None:
         """Say what was chosen."""
         self.say(f"{type(state.model).__name__}: {state.recipe.describe()}")
+        for note in state.notes:
+            self.say(note)
 
     def on_epoch(self, state: State) -> None:
         """Say what was measured."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchbasics._model import load_plain_state, plain_state
 from torchbasics._recipe import Recipe
 from torchbasics.data._batches import Batch, Batches
 from torchbasics.training import _random
@@ -110,9 +111,8 @@ class Run:
     def state_dict(self) -> dict[str, Any]:
         """Return all that is needed to go on from here."""
         return {
-            "recipe": self.state.recipe.as_dict(),
-            "samples": self.train.samples,
-            "model": self.model.state_dict(),
+            "model_state": plain_state(self.model),
+            "train": self.train.state_dict(),
             "step": self.step.state_dict(),
             "steps_done": self.state.step,
             "position": self.position,
@@ -120,22 +120,33 @@ class Run:
             "meter": self.meter.state_dict(),
             "history": self.history.rows,
             "stopped": self.state.stopped,
-            "callbacks": [c.state_dict() if hasattr(c, "state_dict") else None for c in self.callbacks],
+            "callbacks": {name: c.state_dict() for name, c in _stateful(self.callbacks).items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any], callbacks: Sequence[Any]) -> None:
         """Go to where `state_dict` was taken; the random generators come last."""
-        self.model.load_state_dict(state["model"])
+        load_plain_state(self.model, state["model_state"])
+        self.train.load_state_dict(state["train"])
         self.step.load_state_dict(state["step"])
         self.state.step = state["steps_done"]
         self.state.stopped = state["stopped"]
         self.position, self.seconds = state["position"], state["seconds"]
         self.meter.load_state_dict(state["meter"], self.train.targets)
         self.history.rows[:] = state["history"]
-        for callback, saved in zip(callbacks, state["callbacks"], strict=True):
-            if saved is not None:
-                callback.load_state_dict(saved)
+        for name, callback in _stateful(callbacks).items():
+            if name in state["callbacks"]:  # one that is new begins anew
+                callback.load_state_dict(state["callbacks"][name])
         _random.set_state(state["random"])
+
+
+def _stateful(callbacks: Sequence[Any]) -> dict[str, Any]:
+    """Return the callbacks that have a state, by class, and by number where there are more of one."""
+    named: dict[str, Any] = {}
+    for callback in callbacks:
+        if hasattr(callback, "state_dict"):
+            name = f"{type(callback).__module__}.{type(callback).__qualname__}"
+            named[f"{name} {sum(key.rpartition(' ')[0] == name for key in named) + 1}"] = callback
+    return named
 
 
 def _channels_last(inputs: Tensor) -> Tensor:
