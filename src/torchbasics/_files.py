@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 FORMAT = "1"
 FIELDS = ("config", "digest", "format", "history", "kind", "metadata", "model")
@@ -101,10 +101,11 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Bring the names in *folder* to the disk, where a system has a call for that."""
     if os.name == "nt":  # pragma: no cover  # Windows cannot open a folder, and needs no such call
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -301,6 +302,25 @@ def _digest(*parts: Any) -> str:
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part)
+    return digest.hexdigest()
+
+
+def tensors_digest(tensors: Iterable[tuple[str, Any]], *, limit: int | None = None) -> str:
+    """Return one SHA-256 of names, dtypes, shapes and values, wherever the tensors lie and in whatever layout.
+
+    Args:
+        tensors: Names and tensors; what is no tensor counts by its ``repr``.
+        limit: Bytes of a tensor beyond which every k-th row stands for all, so that this stays quick.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in tensors:
+        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.device.type == "meta":
+            digest.update(f"{name} {tensor!r}\n".encode())
+            continue
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        bytes_all = tensor.numel() * tensor.element_size()
+        part = tensor[:: -(-bytes_all // limit)] if limit is not None and bytes_all > limit else tensor
+        digest.update(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -107,12 +107,25 @@ def buffers_kept(model: nn.Module) -> Iterator[None]:
         buffers.restore()
 
 
-def state_of(model: nn.Module) -> dict[str, Tensor]:
-    """Return ``model.state_dict()`` under the names of the model that was not compiled."""
-    return {name.replace(COMPILED, ""): value for name, value in model.state_dict().items()}
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the model inside what ``torch.compile`` and the parallel wrappers put around it."""
+    parallel = nn.DataParallel, nn.parallel.DistributedDataParallel
+    while isinstance(model, parallel) or hasattr(model, "_orig_mod"):
+        model = model.module if isinstance(model, parallel) else model._orig_mod  # type: ignore[assignment]  # a module
+    return model
 
 
-def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load what `state_of` returned, into a compiled model or one that is not."""
-    own = {name.replace(COMPILED, ""): name for name in model.state_dict()}
-    model.load_state_dict({own.get(name, name): value for name, value in state.items()})
+def plain_state(model: nn.Module) -> dict[str, Any]:
+    """Return the state by the names it has without any wrapper."""
+    return {_plain_name(name): value for name, value in unwrapped(model).state_dict().items()}
+
+
+def load_plain_state(model: nn.Module, state: Mapping[str, Any]) -> None:
+    """Set what `plain_state` returned, whatever is wrapped now."""
+    bare = unwrapped(model)
+    names = {_plain_name(name): name for name in bare.state_dict()}
+    bare.load_state_dict({names.get(name, name): value for name, value in state.items()})
+
+
+def _plain_name(name: str) -> str:
+    return name.replace(COMPILED, "")  # a part that was compiled by itself

@@ -33,6 +33,10 @@ class EarlyStopping:
             raise TypeError(f"monitor must be the name of a column, got {self.monitor!r}")
 
 
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, (list, tuple)) else value
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """All that decides the result of a run; `fit` takes the same names as keyword arguments.
@@ -195,10 +199,6 @@ def _plain(value: Any) -> Any:
         return {str(k): _plain(v) for k, v in value.items()}
     named = value if hasattr(value, "__qualname__") else type(value)
     return f"{named.__module__}.{named.__qualname__}"
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, (list, tuple)) else value
 
 
 def _short(value: Any) -> str:

@@ -7,6 +7,7 @@ import os
 import random
 import signal
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sized
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,8 +16,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
 
 from torchbasics import _checks
+from torchbasics._files import tensors_digest
 from torchbasics.data._images import Images
 from torchbasics.data._order import derive, order, split
+
+DIGESTED = 2**28  # bytes of a tensor that are read for its digest: a fraction of a second
 
 Inputs = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 
@@ -69,6 +73,17 @@ class Batches:
         """Put the samples *index* together."""
         raise NotImplementedError
 
+    def digest(self) -> str | None:
+        """Return a digest of the data where it lies in memory, else None."""
+        return None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the next epoch depends on beside its number: nothing, but for a loader of the user's."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Set what `state_dict` returned."""
+
     def _plan(self, epoch: int, start: int) -> Iterable[Tensor]:
         assert self.samples is not None
         index = order(self.samples, self.seed, epoch) if self.shuffle else torch.arange(self.samples)
@@ -92,6 +107,10 @@ class PairBatches(Batches):
             [] if self.targets is None else [("targets", self.targets)]
         )
 
+    def digest(self) -> str:
+        """Digest all values, or a part of the rows where that would take seconds."""
+        return tensors_digest(self.named(), limit=DIGESTED)
+
     def gather(self, index: Tensor, epoch: int) -> Batch:
         """Gather rows; without shuffling they are a view, not a copy."""
         if self.shuffle:
@@ -111,6 +130,10 @@ class ImagesBatches(Batches):
         self.dataset = dataset
         self.targets = dataset.targets
         super().__init__(len(dataset), **options)
+
+    def digest(self) -> str:
+        """Digest all images, or a part of them where that would take seconds."""
+        return tensors_digest([("images", self.dataset.images), ("targets", self.targets)], limit=DIGESTED)
 
     def gather(self, index: Tensor, epoch: int) -> Batch:
         """Ask the dataset."""
@@ -159,23 +182,26 @@ class DatasetBatches(Batches):
 
     def gather(self, index: Tensor, epoch: int) -> Batch:
         """Read the samples one by one and collate them, as torch's DataLoader does."""
-        state = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002  # user code draws there
-        try:
+        with _generators_kept():
             samples = self._seeded.__getitems__([(epoch, i) for i in index.tolist()])
-        finally:
-            random.setstate(state[0])
-            np.random.set_state(state[1])  # noqa: NPY002
-            torch.set_rng_state(state[2])
         return as_batch(default_collate(samples))._replace(indices=index)
 
 
 class LoaderBatches(Batches):
-    """The batches of a DataLoader, a list or an iterator, as they come."""
+    """The batches of a DataLoader, a list or an iterator, as they come.
+
+    Attributes:
+        exact: Whether an epoch goes on from its middle with the batches it would have had: a loader with the
+            ``state_dict`` protocol brings them back, and a list has no other.
+    """
 
     def __init__(self, loader: Iterable[Any]) -> None:
         self.loader = loader
         self.once = isinstance(loader, Iterator)
         self.samples = None
+        self.stateful = hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
+        self.exact = self.stateful or isinstance(loader, list)
+        self.given = 0  # batches of the running epoch
         self._steps = len(loader) if isinstance(loader, Sized) and not _is_stream(loader) else None
         if self._steps == 0:
             raise ValueError("the data is empty: it has no batches")
@@ -185,19 +211,45 @@ class LoaderBatches(Batches):
         return self._steps
 
     def epoch(self, epoch: int, start: int = 0) -> Generator[Batch]:
-        """Yield the loader's batches; those before *start* are read and left out."""
-        seen = 0
-        for item in self.loader:
-            batch = as_batch(item)
-            seen += batch.size
-            if seen > start:
-                yield batch
-        if seen == 0:
+        """Yield the loader's batches; with *start*, those that are left of an epoch that was begun."""
+        if not start:
+            self.given = 0
+        elif self.given == self._steps:
+            return
+        with _generators_kept() if start else nullcontext():  # they stand where the epoch was left
+            batches = iter(self.loader)
+            for _ in range(0 if self.stateful else self.given):
+                next(batches, None)
+        for item in batches:
+            self.given += 1
+            yield as_batch(item)
+        if self.given == 0:
             raise ValueError("the data is empty: it gave no batch")
 
     def first(self, n: int) -> Batch | None:
         """Look at nothing: an iterator would lose what is looked at."""
         return None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the loader's own state where it tells it, and that of its generators."""
+        return {
+            "given": self.given,
+            "loader": self.loader.state_dict() if self.stateful else None,  # type: ignore[attr-defined]  # it has it
+            "generators": [generator.get_state() for generator in self._generators()],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Set what `state_dict` returned."""
+        self.given = state["given"]
+        if self.stateful:
+            self.loader.load_state_dict(state["loader"])  # type: ignore[attr-defined]  # it has it
+        for generator, saved in zip(self._generators(), state["generators"], strict=True):
+            generator.set_state(saved)
+
+    def _generators(self) -> list[torch.Generator]:
+        holders = (self.loader, getattr(self.loader, "sampler", None))
+        found = (getattr(holder, "generator", None) for holder in holders)
+        return [generator for generator in found if isinstance(generator, torch.Generator)]
 
 
 class _Seeded(Dataset[Any]):
@@ -349,6 +401,18 @@ def _each(inputs: Inputs, change: Any) -> Inputs:
     if isinstance(inputs, dict):
         return {k: change(v) for k, v in inputs.items()}
     return tuple(change(v) for v in inputs)
+
+
+@contextmanager
+def _generators_kept() -> Iterator[None]:
+    """Leave the global generators of the CPU as they were, whatever a user's code draws from them."""
+    state = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        random.setstate(state[0])
+        np.random.set_state(state[1])  # noqa: NPY002
+        torch.set_rng_state(state[2])
 
 
 def _is_stream(loader: Any) -> bool:

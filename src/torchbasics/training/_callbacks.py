@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from torchbasics._model import load_state, state_of
+from torchbasics._model import load_plain_state, plain_state
 from torchbasics._recipe import EarlyStopping, Recipe
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class State:
         signal: The number of the signal that ends the run, None = none.
         failed: Whether an error ended the run, for ``on_end``.
         result: Returns what the model would end with now: its own state, or the average of weights.
+        notes: Lines for people, said at the start: such as what the run goes on from.
     """
 
     def __init__(self, model: nn.Module, history: History, recipe: Recipe, steps: int | None) -> None:
@@ -47,7 +48,8 @@ class State:
         self.stopped: str | None = None
         self.signal: int | None = None
         self.failed = False
-        self.result: Callable[[], dict[str, Any]] = lambda: copy.deepcopy(state_of(model))
+        self.result: Callable[[], dict[str, Any]] = lambda: copy.deepcopy(plain_state(model))
+        self.notes: list[str] = []
 
     def stop(self, reason: str) -> None:
         """End the run after this step; *reason* becomes ``history.stopped``."""
@@ -92,9 +94,9 @@ class Stopper(Callback):
         name = self.options.monitor or ("validation_loss" if "validation_loss" in row else "loss")
         if name not in row:
             raise ValueError(f"early stopping watches {name!r}, which is not in the history: {', '.join(row)}")
-        sign = -1 if name.endswith(("loss", "error", "mae")) else 1
-        if self.best is None or sign * row[name] > self.best:
-            self.best, self.waited = sign * row[name], 0
+        value = score(row, name)
+        if self.best is None or value > self.best:
+            self.best, self.waited = value, 0
             self.weights = state.result() if self.options.restore_best else None
         else:
             self.waited += 1
@@ -104,7 +106,7 @@ class Stopper(Callback):
     def on_end(self, state: State) -> None:
         """Bring back the best weights."""
         if self.weights is not None and not state.failed:
-            load_state(state.model, self.weights)
+            load_plain_state(state.model, self.weights)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what has been best, and since when."""
@@ -115,12 +117,19 @@ class Stopper(Callback):
         self.best, self.waited, self.weights = state["best"], state["waited"], state["weights"]
 
 
+def score(row: Mapping[str, float], name: str) -> float:
+    """Return a value of an epoch such that more is better."""
+    return -row[name] if name.endswith(("loss", "error", "mae")) else row[name]
+
+
 class Lines(Callback):
     """Prints a line at the start and one an epoch."""
 
     def on_start(self, state: State) -> None:
         """Say what was chosen."""
         self.say(f"{type(state.model).__name__}: {state.recipe.describe()}")
+        for note in state.notes:
+            self.say(note)
 
     def on_epoch(self, state: State) -> None:
         """Say what was measured."""
@@ -202,20 +211,22 @@ def callback_states(callbacks: Sequence[Any]) -> dict[str, Any]:
 
 
 def set_callback_states(callbacks: Sequence[Any], states: Mapping[str, Any]) -> None:
-    """Set what `callback_states` returned; callbacks that had no state then keep theirs.
+    """Set what `callback_states` returned; those that had none then keep theirs.
+
+    Without ``log_dir`` the run goes on all the same.
 
     Raises:
         ValueError: the callback of a state is missing.
     """
     named = _named(callbacks)
-    missing = [name for name in states if name not in named]
+    missing = [name for name in states if name not in named and not name.startswith("TensorBoard")]
     if missing:
         raise ValueError(
             f"the checkpoint has the state of a callback {missing[0]!r}, which is not among callbacks=...; "
             "give it, or begin anew in another folder"
         )
-    for name, state in states.items():
-        named[name].load_state_dict(state)
+    for name in states.keys() & named.keys():
+        named[name].load_state_dict(states[name])
 
 
 def _named(callbacks: Sequence[Any]) -> dict[str, Any]:

@@ -1,91 +1,227 @@
-"""Checkpoints: all that is needed to go on with a run, as one file that plain ``torch.load`` reads safely."""
+"""Checkpoints: all that is needed to go on with a run, written while it goes on, and found again."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from torchbasics import _files
-from torchbasics._recipe import Recipe
-from torchbasics.training import _random
-from torchbasics.training._callbacks import Callback, State
+from torchbasics._files import CheckpointError
+from torchbasics._recipe import EarlyStopping
+from torchbasics.data._batches import LoaderBatches
+from torchbasics.training import _identity, _random, _store
+from torchbasics.training._callbacks import Callback, State, score
 
 if TYPE_CHECKING:
     from torchbasics.training._run import Run
 
-NAME = "checkpoint.pt"
-FORMAT = 1
+Resume = bool | Literal["auto"] | str | Path
+
+
+@dataclass(frozen=True)
+class Found:
+    """The checkpoint to go on from."""
+
+    path: Path
+    state: Mapping[str, Any]
+
+
+@dataclass
+class Checkpoints:
+    """Where a run keeps its checkpoints, when it writes them, and what it goes on from.
+
+    Args:
+        folder: The folder, one checkpoint a folder in it.
+        every: Updates from one to the next; None = one after each epoch.
+        keep: How many of the newest stay, beside the best.
+        found: The one to go on from.
+        damaged: Those that were passed over.
+    """
+
+    folder: Path
+    every: int | None
+    keep: int
+    found: Found | None = None
+    damaged: set[Path] = field(default_factory=set)
+
+    @property
+    def seed(self) -> int | None:
+        """The seed of the run to go on with, where its recipe left it open."""
+        return None if self.found is None else self.found.state["seed"]
+
+    def set_threads(self, stack: ExitStack) -> None:
+        """Compute with as many threads as before, until the *stack* closes: the last bits depend on it."""
+        now = torch.get_num_threads()
+        then = now if self.found is None else self.found.state["numerics"]["threads"]
+        if then != now:
+            stack.callback(torch.set_num_threads, now)
+            torch.set_num_threads(then)
+
+    def attach(self, run: Run, resume: Resume, seed: int, callbacks: Sequence[Any]) -> list[Any]:
+        """Bring *run* to where it was left, and return its callbacks, with the one that writes checkpoints.
+
+        Raises:
+            ValueError: it is another run; nothing was changed.
+        """
+        identity = _identity.identify(run.model, run.state.recipe, run.train)
+        identity |= {"seed": seed, "numerics": _identity.numerics(run.device, run.state.recipe)}
+        if self.found is not None:
+            identity["weights"] = check(self.found, identity, resume)
+            _identity.tell_numerics(self.found.state["numerics"], identity["numerics"])
+        parts = [*callbacks, Checkpointer(run, self, identity)]
+        if self.found is not None:
+            run.load_state_dict(self.found.state, parts)
+            run.state.notes.append(_note(run, self.found.path))
+        if isinstance(run.train, LoaderBatches) and not run.train.exact and (run.position or self.every is not None):
+            warnings.warn(
+                f"a {type(run.train.loader).__name__} without state_dict and load_state_dict goes on exactly from the "
+                "end of an epoch only; leave out checkpoint_every, or give fit the Dataset itself",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        return parts
 
 
 class Checkpointer(Callback):
-    """Writes a checkpoint every *every* updates, or after each epoch; always after the last one."""
+    """Writes checkpoints: at the start, every so many updates or after each epoch, and after the last one."""
 
-    def __init__(self, run: Run, folder: Path, every: int | None) -> None:
+    def __init__(self, run: Run, options: Checkpoints, identity: Mapping[str, Any]) -> None:
         self.run = run
-        self.folder = folder
-        self.every = every
+        self.options = options
+        self.identity = identity
+        self.best: float | None = None
+        self.best_name: str | None = None
+
+    def on_start(self, state: State) -> None:
+        """Clear what a crash left; write where there is nothing to go on from."""
+        folder, found = self.options.folder, self.options.found
+        _store.clean(folder)
+        if found is None or found.path.parent != folder:
+            self.save()
 
     def on_step(self, state: State) -> None:
         """Write when it is time."""
-        if self.every is not None and state.step % self.every == 0:
+        if self.options.every is not None and state.step % self.options.every == 0:
             self.save()
 
     def on_epoch(self, state: State) -> None:
-        """Write after each epoch, or after the last one."""
-        if self.every is None or state.stopped or len(state.history) == state.recipe.epochs:
-            self.save()
+        """Write after each epoch or after the last one, and after the best."""
+        best = self._is_best(state)
+        if best or self.options.every is None or state.stopped or len(state.history) == state.recipe.epochs:
+            self.save(best=best)
 
     def on_stop(self, state: State) -> None:
         """Write where a signal or the time limit ends the run."""
         self.save()
 
-    def save(self) -> None:
-        """Write the checkpoint in place of the one before it, all or nothing."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with _files.atomic_write(self.folder / NAME) as file:
-            torch.save({"format": FORMAT, "random": _random.get_state(), **self.run.state_dict()}, file)
+    def save(self, *, best: bool = False) -> None:
+        """Write a checkpoint, then delete those that are no longer needed; a failure is a warning.
+
+        Warns:
+            RuntimeWarning: it could not be written; those before it are still there.
+        """
+        folder, step, best_name = self.options.folder, self.run.state.step, self.best_name
+        try:
+            path = _store.place(folder, step)
+            self.best_name = path.name if best else best_name
+            _store.write(path, {**self.identity, "random": _random.get_state(), **self.run.state_dict()}, step)
+            spare = {path} if self.best_name is None else {path, folder / self.best_name}
+            _store.prune(folder, self.options.keep, spare, self.options.damaged)
+        except Exception as e:  # a full disk, a folder that is gone, a value that is no plain data
+            self.best_name = best_name
+            warnings.warn(
+                f"the checkpoint at step {step} could not be saved in {str(folder)!r}: {e}; "
+                "training goes on, and those before it are kept",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    def _is_best(self, state: State) -> bool:
+        """Whether the epoch is the best so far, by what early stopping watches, else by the validation loss."""
+        stopping = state.recipe.early_stopping
+        name = (stopping.monitor if isinstance(stopping, EarlyStopping) else None) or "validation_loss"
+        if name not in state.history[-1]:
+            return False
+        value = score(state.history[-1], name)
+        if self.best is not None and not value > self.best:
+            return False
+        self.best = value
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return which checkpoint is the best."""
+        return {"best": self.best, "best_name": self.best_name}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Set what `state_dict` returned."""
+        self.best, self.best_name = state["best"], state["best_name"]
 
 
-def find(folder: Path, resume: bool | Literal["auto"] | str | Path) -> Path | None:
-    """Return the checkpoint to go on from, None to begin anew.
+def open_folder(folder: str | Path | None, every: int | None, keep: int, resume: Resume) -> Checkpoints | None:
+    """Return where the run keeps its checkpoints, and which one it goes on from; None = it keeps none.
 
     Raises:
         FileNotFoundError: ``resume=True`` or a path, and there is none.
-        FileExistsError: ``resume=False``, and there is one, which the run would overwrite.
+        FileExistsError: ``resume=False``, and there is one.
+        CheckpointError: ``resume=True`` or a path, and none can be read; or it is of another format.
+        ValueError: *resume* without a folder.
     """
-    path = folder / NAME
-    if resume not in ("auto", True, False):
-        given = Path(resume)  # type: ignore[arg-type]  # a path is what is left
-        path = given / NAME if given.is_dir() else given
-    if resume is False and path.exists():
-        raise FileExistsError(f"{str(folder)!r} holds a checkpoint; go on with resume=True, or give another folder")
-    if resume not in ("auto", False) and not path.exists():
-        raise FileNotFoundError(f"no checkpoint in {str(path.parent)!r}; start one with resume='auto'")
-    return path if path.exists() else None
+    if folder is None:
+        if resume in ("auto", False):
+            return None
+        raise ValueError(f"resume={resume!r} needs a folder for the checkpoints to come; give checkpoint=")
+    made = Checkpoints(Path(folder), every, keep)
+    if resume is False and _store.checkpoints(made.folder):
+        raise FileExistsError(
+            f"{str(folder)!r} holds checkpoints; go on from the newest with resume=True, "
+            "or begin anew in another checkpoint folder"
+        )
+    given = made.folder if isinstance(resume, bool) or resume == "auto" else Path(resume)
+    if (given / _store.MANIFEST).exists() or (given.is_dir() and given.name.startswith("step-")):
+        made.found = Found(given, _store.read(given))
+        return made
+    newest, made.damaged = _store.newest(given)
+    if newest is not None:
+        made.found = Found(*newest)
+    elif resume not in ("auto", False):
+        if made.damaged:
+            raise CheckpointError(f"all checkpoints in {str(given)!r} are damaged; begin anew elsewhere", "damaged")
+        raise FileNotFoundError(f"no checkpoint in {str(given)!r}; start one with resume='auto'")
+    return made
 
 
-def load(path: Path, recipe: Recipe, samples: int | None) -> dict[str, Any]:
-    """Read a checkpoint and see that it belongs to this run.
+def check(found: Found, now: Mapping[str, Any], resume: Resume) -> str:
+    """See that a checkpoint belongs to this run, and return the digest of the weights that the run began with.
 
     Raises:
-        ValueError: recipe or data changed; each change is named with both values.
-        CheckpointError: the file is no checkpoint, or of another format.
+        ValueError: a value has changed that would alter the run, or with "auto" the data, the starting weights or the
+            source of the model's class.
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e:
-        raise _files.CheckpointError(f"{str(path)!r} is not a checkpoint or is damaged: {e}", "damaged") from e
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise _files.CheckpointError(f"{str(path)!r} is not a checkpoint of format {FORMAT}", "format-version")
-    now, then = recipe.as_dict(), state["recipe"]
-    free = {"epochs"} if now["schedule"] in (None, "constant") else set()  # other schedules depend on the total
-    changed = [f"{k} was {then.get(k)!r} and is {v!r}" for k, v in now.items() if k not in free and then.get(k) != v]
-    if state["samples"] != samples:
-        changed.append(f"the data had {state['samples']!r} samples and has {samples!r}")
+    then, path = found.state, str(found.path)
+    changed = _identity.changes(then, now)
     if changed:
         raise ValueError(
-            f"{str(path)!r} is of another run: {'; '.join(changed)}; undo the change, or give another checkpoint folder"
+            f"{path!r} is of another run: {'; '.join(changed)}; undo the change, or give another checkpoint folder"
         )
-    return state
+    other = [name for name in _identity.DIGESTS if then[name] != now[name]]
+    if "weights" in other and _identity.weights_digest(then["model_state"]) == now["weights"]:
+        other.remove("weights")  # the model that this very run has trained so far
+        now = then
+    if other and resume == "auto":
+        raise ValueError(
+            f"{', '.join(_identity.DIGESTS[name] for name in other)} changed since {path!r} was written; go on all "
+            "the same with resume=True, or begin anew with resume=False in another checkpoint folder"
+        )
+    return now["weights"]  # type: ignore[no-any-return]  # a digest
+
+
+def _note(run: Run, path: Path) -> str:
+    done, epochs = len(run.history), run.state.recipe.epochs
+    if done >= epochs or run.state.stopped is not None:
+        return f"nothing left to train: {str(path)!r} is of a finished run, and all of its state is back"
+    return f"going on from {str(path)!r}: step {run.state.step}, epoch {done + 1}/{epochs}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from torchbasics._model import COMPILED, state_of
+from torchbasics._model import COMPILED, plain_state
 from torchbasics.training._callbacks import Callback, State
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Average(Callback):
     def result(self) -> dict[str, Tensor]:
         """Return the model's state with the average in it."""
         with self.validating(self.state):
-            return {name: value.clone() for name, value in state_of(self.state.model).items()}
+            return {name: value.clone() for name, value in plain_state(self.state.model).items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the average, and how many updates are in it."""

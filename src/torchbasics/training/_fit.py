@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -46,7 +46,8 @@ def fit(
     log_dir: str | Path | None = None,
     checkpoint: str | Path | None = None,
     checkpoint_every: int | None = None,
-    resume: bool | Literal["auto"] | str | Path = "auto",
+    keep: int = 2,
+    resume: _checkpoint.Resume = "auto",
     progress: bool | None = None,
     callbacks: Sequence[Any] = (),
     time_limit: float | None = None,
@@ -74,7 +75,11 @@ def fit(
         log_dir: A folder for TensorBoard (extra ``tensorboard``).
         checkpoint: A folder that keeps all that is needed to go on after a crash.
         checkpoint_every: Updates between two checkpoints; None = one an epoch.
-        resume: "auto" = go on where *checkpoint* has one; True = it must; False = it must not; or the path of one.
+        keep: How many of the newest checkpoints stay, beside the best by validation loss.
+        resume: "auto" = go on where *checkpoint* has one of this very run: same recipe, data, starting weights and
+            model; True = it must have one, and data, starting weights or the model's source may have changed;
+            False = it must have none; or the path of one. A user's own DataLoader goes on exactly from the end of an
+            epoch, and within one where it has ``state_dict`` and ``load_state_dict``.
         progress: None = a bar on a terminal, else a line an epoch; True = a bar; False = nothing.
         callbacks: Objects with any of ``on_start``, ``on_step``, ``on_epoch``, ``on_stop``, ``on_end``, each called
             with a `State`; see `Callback`.
@@ -86,6 +91,7 @@ def fit(
 
     Raises:
         ValueError, TypeError: an argument cannot be used, or data and model do not fit; nothing was changed.
+        FileNotFoundError, FileExistsError, CheckpointError: *resume* is not what *checkpoint* holds.
         NonFiniteError: a loss or a gradient became nan or infinite; the model is as it was before that step.
 
     >>> x = torch.linspace(-1, 1, 100).unsqueeze(1)
@@ -102,7 +108,9 @@ def fit(
         _checks.positive("time_limit", time_limit)
     if checkpoint_every is not None:
         _checks.positive_int("checkpoint_every", checkpoint_every)
-    seed = int(torch.randint(2**31, ())) if chosen.seed is None else chosen.seed
+    kept = _checkpoint.open_folder(checkpoint, checkpoint_every, _checks.positive_int("keep", keep), resume)
+    seed = chosen.seed if chosen.seed is not None else kept.seed if kept is not None else None
+    seed = int(torch.randint(2**31, ())) if seed is None else seed
     if isinstance(validation, float):
         train, validation = split_data(train, targets, validation, seed)
         targets = None
@@ -111,6 +119,8 @@ def fit(
     step = make_step(chosen.step, model)
     chosen = _resolve(chosen, step.defaults, model, batches)
     with ExitStack() as stack:
+        if kept is not None:
+            kept.set_threads(stack)
         here = _place(model, device, chosen, stack)
         step.bind(model, chosen)
         check(step, batches, here)
@@ -127,11 +137,8 @@ def fit(
             classes = getattr(train, "classes", ())
             parts.append(TensorBoard(log_dir, held_out or batches, classes))
         parts += make_progress(progress)
-        if checkpoint is not None:
-            parts.append(_checkpoint.Checkpointer(run, Path(checkpoint), checkpoint_every))
-            path = _checkpoint.find(Path(checkpoint), resume)
-            if path is not None:
-                run.load_state_dict(_checkpoint.load(path, chosen, batches.samples), parts)
+        if kept is not None:
+            parts = kept.attach(run, resume, seed, parts)
         return run.go(parts)
 
 

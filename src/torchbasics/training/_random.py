@@ -34,8 +34,10 @@ def set_state(state: dict[str, Any]) -> None:
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
     torch.set_rng_state(state["torch"])
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])  # pragma: no cover  # CUDA
+    if state["cuda"] and torch.cuda.is_available():  # a run may go on where there is another number of devices
+        devices = range(torch.cuda.device_count())  # pragma: no cover  # CUDA
+        for device, saved in zip(devices, state["cuda"], strict=False):  # pragma: no cover  # CUDA
+            torch.cuda.set_rng_state(saved, device)  # pragma: no cover  # CUDA
 
 
 def seed_all(seed: int) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchbasics._model import load_state, state_of
+from torchbasics._model import load_plain_state, plain_state
 from torchbasics._recipe import Recipe
 from torchbasics.data._batches import Batch, Batches
 from torchbasics.training import _random
@@ -130,9 +130,8 @@ class Run:
         """Return all that is needed to go on from here."""
         self.guard.settle()
         return {
-            "recipe": self.state.recipe.as_dict(),
-            "samples": self.train.samples,
-            "model": state_of(self.model),
+            "model_state": plain_state(self.model),
+            "train": self.train.state_dict(),
             "step": self.step.state_dict(),
             "steps_done": self.state.step,
             "position": self.position,
@@ -145,14 +144,15 @@ class Run:
 
     def load_state_dict(self, state: Mapping[str, Any], callbacks: Sequence[Any]) -> None:
         """Go to where `state_dict` was taken; the random generators come last."""
-        load_state(self.model, state["model"])
+        set_callback_states(callbacks, state["callbacks"])
+        load_plain_state(self.model, state["model_state"])
+        self.train.load_state_dict(state["train"])
         self.step.load_state_dict(state["step"])
         self.state.step = state["steps_done"]
         self.state.stopped = state["stopped"]
         self.position, self.seconds = state["position"], state["seconds"]
         self.meter.load_state_dict(state["meter"])
         self.history.rows[:] = state["history"]
-        set_callback_states(callbacks, state["callbacks"])
         _random.set_state(state["random"])
 
 

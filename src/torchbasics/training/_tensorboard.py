@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +39,17 @@ class TensorBoard(Callback):
 
     def on_start(self, state: State) -> None:
         """Open the event file; points after a checkpoint that is gone on from are purged."""
-        self.writer = self.writer_class(str(self.folder), purge_step=state.step + 1 if state.step else None)
+        first = self.waiting[0][0] if self.waiting else state.step + 1  # what waited at the checkpoint comes again
+        self.writer = self.writer_class(str(self.folder), purge_step=first if state.step else None)
         batch = self.pictures.first(PICTURES)
         shown = batch is not None and isinstance(batch.inputs, Tensor) and batch.inputs.ndim == 4
         self.batch: Batch | None = batch if shown and batch.inputs.shape[1] in (1, 3) else None  # type: ignore[union-attr]
 
     def on_step(self, state: State) -> None:
         """Keep the loss."""
-        self.waiting.append((state.step, state.loss, state.learning_rate))
         if len(self.waiting) >= FLUSH:
             self.flush()
+        self.waiting.append((state.step, state.loss, state.learning_rate))  # so that this step's always waits
 
     def on_epoch(self, state: State) -> None:
         """Write the epoch's row and its picture."""
@@ -70,7 +71,16 @@ class TensorBoard(Callback):
         for step, loss, rate in self.waiting:
             self.writer.add_scalar("step/loss", float(loss), step)
             self.writer.add_scalar("step/learning_rate", rate, step)
+        self.writer.flush()
         self.waiting.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the losses that were not written yet."""
+        return {"waiting": [(step, float(loss), rate) for step, loss, rate in self.waiting]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Set what `state_dict` returned."""
+        self.waiting = list(state["waiting"])
 
     def _outputs(self, state: State) -> Tensor:
         assert self.batch is not None

@@ -1,0 +1,188 @@
+"""Where checkpoints lie: a folder for each, which is there whole or not at all.
+
+``step-00000012/`` holds the state and a manifest with size and SHA-256 of every file. It is written beside its place
+and renamed when all of it is on the disk; a name is never used twice (the next one at step 12 is ``step-00000012.2``),
+so nothing that is there is ever written over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import uuid
+import warnings
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+import torchbasics
+from torchbasics import _files
+from torchbasics._files import CheckpointError, refuse
+
+FORMAT = 1
+STATE = "state.pt"
+MANIFEST = "manifest.json"
+_NAME = re.compile(r"step-(\d{8,})(?:\.(\d+))?")
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints in *folder*, the newest first, whether they can be read or not."""
+    found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)] if folder.is_dir() else []
+    return sorted(found, key=lambda path: _position(path.name), reverse=True)
+
+
+def place(folder: Path, step: int) -> Path:
+    """Return the path of a new checkpoint at *step*: one that is not there yet."""
+    taken = [_position(path.name)[1] for path in checkpoints(folder) if _position(path.name)[0] == step]
+    return folder / (f"step-{step:08d}" + (f".{max(taken) + 1}" if taken else ""))
+
+
+def write(path: Path, state: Mapping[str, Any], step: int) -> None:
+    """Write the checkpoint *path*, read it back, and only then give it its name.
+
+    Raises:
+        OSError: it could not be written; nothing was changed.
+        CheckpointError: what was read back is not what was written, or cannot be read without running code.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{uuid.uuid4().hex}.tmp"
+    try:
+        temporary.mkdir()
+        files = {STATE: _write(temporary / STATE, lambda file: torch.save(dict(state), file))}
+        versions = {"torchbasics": torchbasics.__version__, "torch": torch.__version__}
+        manifest = json.dumps({"format": FORMAT, "step": step, **versions, "files": files}, indent=2)
+        _write(temporary / MANIFEST, lambda file: file.write(manifest.encode()))
+        _files.sync_folder(temporary)
+        read(temporary, mmap=True)
+        temporary.rename(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _files.sync_folder(path.parent)
+
+
+def read(path: Path, *, mmap: bool = False) -> dict[str, Any]:
+    """Return the state of the checkpoint *path*, all of it checked.
+
+    Args:
+        path: The checkpoint's folder.
+        mmap: Whether tensors stay in the file, for a quick look at whether they can be read.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged, of another format, or holds more than plain data.
+    """
+    for name, said in _manifest(path)["files"].items():
+        file = path / name
+        if not file.is_file():
+            raise refuse(path, "damaged", f"is damaged: {name} is missing")
+        size = file.stat().st_size
+        if size != said["size"]:
+            text = f"{name} has {size} bytes, and had {said['size']} when it was written"
+            raise refuse(path, "truncated" if size < said["size"] else "damaged", f"is damaged: {text}")
+        with file.open("rb") as opened:
+            if hashlib.file_digest(opened, "sha256").hexdigest() != said["sha256"]:
+                raise refuse(path, "damaged", f"is damaged: the SHA-256 of {name} is not that of its manifest")
+    try:
+        state = torch.load(path / STATE, map_location="cpu", weights_only=True, mmap=mmap)
+    except Exception as e:
+        reason = str(e).partition("WeightsUnpickler error: ")[2] or str(e)  # torch's own advice is longer than a screen
+        text = reason.strip().partition("\n")[0]
+        raise refuse(path, "unsafe", f"holds what cannot be read without running code: {text}") from e
+    if not isinstance(state, dict):
+        raise refuse(path, "not-a-checkpoint", f"is no checkpoint: {STATE} holds {type(state).__name__}")
+    return state
+
+
+def newest(folder: Path) -> tuple[tuple[Path, dict[str, Any]] | None, set[Path]]:
+    """Return the newest checkpoint in *folder* that can be read, with its state, and those that were passed over.
+
+    Warns:
+        RuntimeWarning: a damaged one was passed over.
+
+    Raises:
+        CheckpointError: one is of another format, and so of use to another version.
+    """
+    damaged: set[Path] = set()
+    for path in checkpoints(folder):
+        try:
+            return (path, read(path)), damaged
+        except CheckpointError as e:
+            if e.reason == "format-version":
+                raise
+            damaged.add(path)
+            warnings.warn(f"{e}; it is passed over", RuntimeWarning, stacklevel=4)  # at the call of fit
+    return None, damaged
+
+
+def prune(folder: Path, keep: int, spare: Collection[Path], damaged: Collection[Path] = ()) -> None:
+    """Delete all checkpoints but the newest *keep* that are not *damaged*, and those to *spare*."""
+    whole = [path for path in checkpoints(folder) if path not in damaged]
+    for path in checkpoints(folder):
+        if path not in whole[:keep] and path not in spare:
+            gone = folder / f".{uuid.uuid4().hex}.tmp"
+            path.rename(gone)  # so that what is half deleted never looks like a checkpoint
+            shutil.rmtree(gone)
+
+
+def clean(folder: Path) -> None:
+    """Delete what a crash left half written or half deleted."""
+    for path in folder.glob(".*.tmp"):
+        if re.fullmatch(r"\.[0-9a-f]{32}\.tmp", path.name):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+class _Digesting:
+    """A file for writing that counts and digests what goes into it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.size = 0
+        self.sha256 = hashlib.sha256()
+
+    def write(self, content: Any) -> int:
+        """Write."""
+        self.size += len(content)
+        self.sha256.update(content)
+        return self.file.write(content)
+
+    def flush(self) -> None:
+        """Flush."""
+        self.file.flush()
+
+
+def _write(path: Path, fill: Callable[[Any], object]) -> dict[str, Any]:
+    with path.open("xb") as opened:
+        file = _Digesting(opened)
+        fill(file)
+        opened.flush()
+        os.fsync(opened.fileno())
+    return {"size": file.size, "sha256": file.sha256.hexdigest()}
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((path / MANIFEST).read_bytes())
+        if manifest["format"] != FORMAT:
+            text = f"has format version {manifest['format']!r}, this torchbasics reads {FORMAT!r}"
+            raise refuse(path, "format-version", f"{text}; go on with the torchbasics that wrote it")
+        names = {name: (said["size"], said["sha256"]) for name, said in manifest["files"].items()}
+        if STATE not in names or any(Path(name).name != name for name in names):
+            raise ValueError(f"it lists the files {', '.join(map(repr, names))}")
+    except OSError as e:
+        raise refuse(path, "damaged", f"is damaged: {MANIFEST} cannot be read ({e.strerror})") from e
+    except CheckpointError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as e:
+        raise refuse(path, "damaged", f"is damaged: {MANIFEST} is none ({e!r})") from e
+    return manifest  # type: ignore[no-any-return]  # a dict, by its keys
+
+
+def _position(name: str) -> tuple[int, int]:
+    found = _NAME.fullmatch(name)
+    assert found is not None
+    return int(found[1]), int(found[2] or 1)
