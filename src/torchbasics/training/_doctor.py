@@ -69,6 +69,7 @@ def check(
     >>> for finding in check(nn.Sequential(nn.Linear(4, 50), nn.ReLU(), nn.Linear(50, 3), nn.Softmax(1)), x, y):
     ...     print(finding.name)
     softmax-before-cross-entropy
+    cannot-learn-one-batch
     """
     for name, value in {"samples": samples, "steps": steps}.items():
         _checks.positive_int(name, value)
@@ -113,9 +114,9 @@ def _look_at_model(
         yield from look_at_targets(batch.targets)
         if is_classes(batch.targets) and loss_name(used) in ("cross_entropy", "nll"):
             yield from missing_classes(labels, outputs.shape[1])
+        yield from look_at_samples(run, batch, model)
         with evaluating(model):
             yield from list(look_at_values(run, batch, used))
-        yield from look_at_samples(run, batch, model)
     try:
         yield from look_at_training(model, step, batch, recipe, steps)
     except (RuntimeError, ValueError) as e:

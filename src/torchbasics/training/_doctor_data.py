@@ -25,10 +25,11 @@ SORTED = 32  # labels in a row that are hardly sorted by chance
 
 def look_at_inputs(batches: Batches, batch: Batch) -> Iterator[Finding]:
     """Look for values that are not finite, constant or badly scaled; of a pair at all values, else at a batch."""
-    pairs = batches.named() if isinstance(batches, PairBatches) else _named(batch)
-    for name, values in pairs:
+    whole = isinstance(batches, PairBatches)
+    for name, values in batches.named() if isinstance(batches, PairBatches) else _named(batch):
         if values.is_floating_point() and not values.isfinite().all():
             sample = int((~values.isfinite()).nonzero()[0, 0])
+            sample = sample if whole or batch.indices is None else int(batch.indices[sample])
             yield Finding(
                 f"{name}-not-finite", f"{name} hold nan or infinity, first in sample {sample}: drop or mend it"
             )

@@ -169,8 +169,8 @@ def _first_loss(outputs: Tensor, targets: Tensor) -> Iterator[Finding]:
 
 
 def _rectified(outputs: Tensor) -> bool:
-    """Whether nothing is negative and much is exactly zero."""
-    return bool((outputs >= 0).all()) and (outputs == 0).double().mean().item() > 0.1
+    """Whether nothing is negative, and much, but not all, is exactly zero."""
+    return bool((outputs >= 0).all()) and 0.1 < (outputs == 0).double().mean().item() < 1.0
 
 
 def _squashed(run: Callable[[Batch], Tensor], batch: Batch) -> bool:
@@ -179,7 +179,9 @@ def _squashed(run: Callable[[Batch], Tensor], batch: Batch) -> bool:
     def times(factor: float) -> Batch:
         return map_inputs(batch, lambda values: values * factor if values.is_floating_point() else values)
 
-    return all(bool(((out >= 0) & (out <= 1)).all()) for out in (run(times(f)) for f in (1.0, LOUD, -LOUD)))
+    first, *others = (run(times(factor)) for factor in (1.0, LOUD, -LOUD))
+    inside = all(bool(((outputs >= 0) & (outputs <= 1)).all()) for outputs in (first, *others))
+    return inside and not torch.equal(first, others[0])  # a layer that starts at zero says nothing
 
 
 def _trainable(part: object) -> bool:

@@ -56,12 +56,12 @@ def look_at_training(model: nn.Module, step: Step, batch: Batch, recipe: Recipe,
         if outcomes[-1].reached:
             break
     last = outcomes[-1]
-    if last.unused:
+    finite = [outcome for outcome in outcomes if math.isfinite(outcome.train)]
+    if last.unused and finite:
         yield Finding("parameters-unused", f"{listed(last.unused)} take no part in the loss: they get no gradient")
-    if last.dead:
+    if last.dead and finite:
         message = f"{listed(last.dead)} get a gradient of exactly zero, update after update: is an activation dead"
         yield Finding("parameters-dead", f"{message}, or the input of that layer always zero?")
-    finite = [outcome for outcome in outcomes if math.isfinite(outcome.train)]
     if not finite:
         yield Finding(
             "loss-not-finite", "in training on one batch the loss becomes nan or infinite, at each rate tried"
@@ -110,7 +110,7 @@ def _measured(step: Step, batch: Batch) -> float:
 
 def _goal(step: Step, batch: Batch, start: float, guess: float | None) -> float:
     """Return the loss at which the batch counts as learnt."""
-    if not isinstance(step, Supervised) or (guess is None and abs(start) < SMALL) or (guess or 1.0) < SMALL:
+    if not isinstance(step, Supervised) or (abs(start) if guess is None else guess) < SMALL:
         return math.inf  # nothing is known, or there is nothing left to learn
     if guess is None:
         return start - abs(start) / 10

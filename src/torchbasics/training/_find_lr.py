@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from torchbasics import _checks
@@ -135,7 +136,7 @@ def _search(step: Step, batches: Iterator[Batch], rates: list[float]) -> RateSea
             "or let training.check look at model and data"
         )
     used = rates[: len(losses)]
-    slopes = [after - before for before, after in zip(smoothed, smoothed[1:], strict=False)]
+    slopes = [after - before for before, after in pairwise(smoothed)]
     return RateSearch(used, losses, smoothed, used[min(range(len(slopes)), key=slopes.__getitem__)])
 
 
