@@ -256,7 +256,7 @@ GOOD: dict[str, tuple[Callable[[], nn.Module], Any, dict[str, Any]]] = {
     "sequences": (lambda: Sequence(batch_first=True), (X, Y), {}),
     "a shuffled loader": (mlp, DataLoader(TensorDataset(X, Y), batch_size=50, shuffle=True), {}),
     "a dataset": (mlp, torch.utils.data.ConcatDataset([TensorDataset(X, Y)]), {}),
-    "batches in a list": (mlp, [(X[i::6], Y[i::6]) for i in range(6)], {}),
+    "batches in a list": (mlp, [(X[i : i + 50], Y[i : i + 50]) for i in range(0, 300, 50)], {}),
     "images": (lambda: models.CNNModel(1, 4, image_size=8), small_images(), {}),
     "two inputs": (TwoInputs, ((X, X), Y), {}),
     "inputs by name": (TwoInputs, ({"a": X, "b": X}, Y), {}),

@@ -71,7 +71,7 @@ def look_at_training(model: nn.Module, step: Step, batch: Batch, recipe: Recipe,
         compared = f"it was {start:.3g}" if guess is None else f"the best constant answer costs {guess:.3g}"
         message = f"after {steps} updates on the same {batch.size} samples the loss is {best:.3g}, while {compared}"
         yield Finding("cannot-learn-one-batch", f"{message}: does what the model computes depend on its parameters?")
-    elif isinstance(step, Supervised) and not last.evaluated <= (start if guess is None else guess):
+    elif goal < math.inf and not last.evaluated <= (start if guess is None else guess):
         message = f"after learning one batch by heart the loss on it is {last.train:.3g} in train mode, but"
         way_out = "are batch norm's running statistics updated (momentum), does forward look at self.training?"
         yield Finding("eval-differs", f"{message} {last.evaluated:.3g} in eval mode: {way_out}")
