@@ -65,6 +65,17 @@ class Hidden(nn.Module):
         return self.head(inputs)  # type: ignore[no-any-return]
 
 
+class HiddenByName(Hidden):
+    """Layers in a plain dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = dict(enumerate(self.layers))  # type: ignore[assignment]
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.head(self.layers[1](self.layers[0](inputs)))  # type: ignore[no-any-return]
+
+
 class Unused(nn.Module):
     """A layer that forward leaves out."""
 
@@ -153,6 +164,7 @@ PLANTED: dict[str, tuple[Callable[[], nn.Module], Any, dict[str, Any], str, str]
     "zero": (lambda: changed(zero), (X, Y), {}, "parameters-dead", "0.weight"),
     "unused": (Unused, (X, Y), {}, "parameters-unused", "extra.bias, extra.weight take no part in the loss"),
     "a list of layers": (Hidden, (X, Y), {}, "parameters-unregistered", "self.layers holds layers .* use nn.ModuleList"),
+    "a dict of layers": (HiddenByName, (X, Y), {}, "parameters-unregistered", "self.layers holds layers"),
     "detached": (lambda: Own(lambda m, x: m.net(x).detach()), (X, Y), {}, "no-gradient", r"is there a detach\(\)"),
     "not depending on the inputs": (lambda: Own(lambda m, x: m.net(x * 0)), (X, Y), {}, "cannot-learn-one-batch", "after 100 updates on the same 32 samples"),
     "steps for samples": (lambda: Sequence(batch_first=False), (X, Y), {}, "samples-leak", "batch_first"),
@@ -256,6 +268,7 @@ GOOD: dict[str, tuple[Callable[[], nn.Module], Any, dict[str, Any]]] = {
     "sequences": (lambda: Sequence(batch_first=True), (X, Y), {}),
     "a shuffled loader": (mlp, DataLoader(TensorDataset(X, Y), batch_size=50, shuffle=True), {}),
     "a dataset": (mlp, torch.utils.data.ConcatDataset([TensorDataset(X, Y)]), {}),
+    "a loader of numbers": (lambda: mlp(outputs=1), DataLoader(TensorDataset(X, REGRESSION), batch_size=50), {}),
     "batches in a list": (mlp, [(X[i : i + 50], Y[i : i + 50]) for i in range(0, 300, 50)], {}),
     "images": (lambda: models.CNNModel(1, 4, image_size=8), small_images(), {}),
     "two inputs": (TwoInputs, ((X, X), Y), {}),
