@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 RATES = (3e-3, 3e-2, 3e-4)  # one of them suits every model that can learn at all
 EVERY = 10  # updates between two looks in eval mode
 SMALL, TINY = 1e-3, 1e-6  # losses, and shares of a class, below which there is nothing to tell
-SETTLE = 50  # passes in which batch norm's running statistics come to rest
+SETTLE = 150  # passes after which nothing is left of the variance 1 that batch norm starts from
 
 
 class Outcome(NamedTuple):
