@@ -109,6 +109,18 @@ def test_every_help_has_examples_that_parse(command: str, capsys: pytest.Capture
         assert make_parser().parse_args(words[1:]).command == (command or words[1])
 
 
+def test_check_tells_its_findings_one_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a good model that there are none; --json lists them."""
+    assert main(["check", "mlp", "--set", "hidden=16"]) == 0
+    assert capsys.readouterr().out == "nothing found in mlp on 5,000 images of mini\n"
+    assert main(["check", "mlp", "--set", "out_features=12"]) == 0
+    assert capsys.readouterr().out.startswith(
+        "classes-missing: the model has 12 classes, but none of 5000 labels is 10"
+    )
+    assert main(["check", "mlp", "--set", "out_features=12", "--json"]) == 0
+    assert [f["name"] for f in json.loads(capsys.readouterr().out)["findings"]] == ["classes-missing"]
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     """--version says the package's."""
     with pytest.raises(SystemExit, match="0"):

@@ -21,6 +21,7 @@ EXAMPLES = """
 torchbasics info --json
 torchbasics list
 torchbasics train cnn                           # on images in the package; saves to runs/cnn
+torchbasics check cnn                           # mistakes in model and data, found in seconds
 torchbasics train mlp --set hidden=64,32 --epochs 5 --lr 0.01
 torchbasics train cnn --data fashion_mnist --root /usr/share/datasets/fashion-mnist --epochs 3
 torchbasics train cnn --data photos --size 32   # photos/cat/1.jpg, photos/dog/1.jpg, ...
@@ -83,12 +84,21 @@ def _examples(command: str) -> str:
     return "\n  ".join(["examples:", *lines])
 
 
-def _add_train(command: argparse.ArgumentParser) -> None:
+def _add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument("model", metavar="NAME", help=f"one of {', '.join(_zoo.list_models())}")
     command.add_argument(
         *("--set",), nargs="+", action="extend", default=[], metavar="NAME=VALUE",
         help="arguments of the model: --set hidden=64,32 dropout=0.1",
     )  # fmt: skip
+
+
+def _add_check(command: argparse.ArgumentParser) -> None:
+    _add_model(command)
+    add_data_options(command)
+
+
+def _add_train(command: argparse.ArgumentParser) -> None:
+    _add_model(command)
     command.add_argument("--validation", type=float, metavar="SHARE", help="share of the training data to hold out")
     command.add_argument("--out", metavar="FOLDER", help="where to save (default: runs/NAME, runs/NAME-2, ...)")
     add_data_options(command)
@@ -116,6 +126,7 @@ def _add_inspect(command: argparse.ArgumentParser) -> None:
 COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], object]]] = {
     "info": ("Show what there is to compute with: versions, devices, extras.", lambda command: None),
     "list": ("List the models.", lambda command: None),
+    "check": ("Look for common mistakes before training: in the model, in the data.", _add_check),
     "train": ("Train a model, evaluate it and save it.", _add_train),
     "evaluate": ("Measure a saved model on the test part of the data.", _add_evaluate),
     "predict": ("Classify image files with a saved model.", _add_predict),

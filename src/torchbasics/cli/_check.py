@@ -1,0 +1,29 @@
+"""``torchbasics check``: common mistakes in model and data, found before training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from torchbasics import _env, _zoo
+from torchbasics.cli._data import fit_config, load_data, read_config
+from torchbasics.training import check
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Print what `torchbasics.training.check` finds."""
+    source = args.data or "mini"
+    config = read_config(args.model, args.set)
+    train, _ = load_data(args, source)
+    torch.manual_seed(0)
+    model = _zoo.build(args.model, **fit_config(args.model, config, train)).to(_env.device(args.device))
+    findings = check(model, train)
+    for finding in findings:
+        print(finding)
+    if not findings:
+        print(f"nothing found in {args.model} on {len(train):,} images of {source}")
+    return {"model": args.model, "data": source, "findings": [vars(finding) for finding in findings]}
