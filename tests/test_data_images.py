@@ -89,6 +89,28 @@ def test_many_indices_give_images(index: Any, positions: list[int]) -> None:
     assert (part.classes, part.name) == (ds.classes, ds.name)
 
 
+@pytest.mark.parametrize(
+    "index",
+    [slice(3, 3), slice(10, 20), slice(2, 4, -1), [], np.array([], dtype=np.int64), torch.zeros(6) > 0],
+    ids=["slice", "beyond", "reverse", "list", "array", "mask"],
+)
+def test_selecting_nothing_gives_no_images(index: Any) -> None:
+    """As with a list, a slice of nothing is empty: it has a length, a repr and tensors, and a loop over it ends."""
+    none = make()[index]
+    inputs, targets = none.batch(torch.arange(0))
+    assert len(none) == 0
+    assert repr(none) == "Images(0 x 1x4x5, 3 classes, 'made')"
+    assert list(none) == []
+    assert none.inputs.shape == inputs.shape == (0, 1, 4, 5)
+    assert (targets.shape, targets.dtype) == ((0,), torch.int64)
+    assert len(none[:]) == len(pickle.loads(pickle.dumps(none))) == len(list(DataLoader(none))) == 0
+
+
+def test_no_images_can_be_made_of_nothing() -> None:
+    """An empty list of labels goes with an empty tensor of images."""
+    assert len(data.Images(PIXELS[:0], [])) == 0
+
+
 def test_a_slice_shares_its_memory() -> None:
     """Slicing copies no image."""
     ds = make()
@@ -106,7 +128,6 @@ def test_a_slice_shares_its_memory() -> None:
         ([0.5], TypeError, r"index must be an integer, a slice, or a list or tensor of integers, got \[0.5\]"),
         (torch.rand(2), TypeError, r"an index tensor must be integers or a mask, \(N,\), got torch.float32 \(2,\)"),
         (torch.ones(2, 2).long(), TypeError, r"must be integers or a mask, \(N,\), got torch.int64 \(2, 2\)"),
-        ([], ValueError, r"images are empty: their shape is \(0, 1, 4, 5\)"),
     ],
 )
 def test_a_bad_index_is_named(index: Any, error: type[Exception], message: str) -> None:
@@ -174,7 +195,8 @@ PIXELS = torch.zeros(2, 1, 3, 3, dtype=torch.uint8)
             r"must be uint8 \(0 to 255\), got torch.float32; give others as a pair",
         ),
         (PIXELS[0, 0], [0, 1], (), ValueError, r"shape \(N, C, H, W\) or \(N, H, W\), got \(3, 3\)"),
-        (PIXELS[:0], [], (), ValueError, r"images are empty: their shape is \(0, 1, 3, 3\)"),
+        (PIXELS[..., :0], [0, 1], (), ValueError, r"images have no pixels: their shape is \(2, 1, 3, 0\)"),
+        (PIXELS[:0], [0], (), ValueError, "got 0 images, but 1 targets; each image needs one"),
         ("abc", [0, 1], (), TypeError, "images must be a tensor or an array, got str"),
         (PIXELS, [0], (), ValueError, "got 2 images, but 1 targets; each image needs one"),
         (PIXELS, [0.5, 1.0], (), TypeError, "targets must be integer labels, got torch.float32"),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, assert_type
 
+import numpy as np
 import pytest
 from torch import nn
 
@@ -48,6 +50,35 @@ def test_get_model_is_typed_by_its_name() -> None:
     assert_type(models.get_model("rnn_classifier"), RNNClassifier)
     assert_type(models.get_model("stacked_rnn"), StackedRNN)
     assert_type(models.get_model("".join("cnn")), nn.Module)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_convolutions_ask_for_channels_last(name: str) -> None:
+    """The models of convolutions say which memory format suits them; no others do."""
+    convolves = any(isinstance(m, (nn.Conv2d, nn.ConvTranspose2d)) for m in models.get_model(name).modules())
+
+    assert (getattr(CLASSES[name], "default_memory_format", "contiguous") == "channels_last") == convolves
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("cnn", {"image_size": [np.int64(28), 28], "channels": (np.int64(10), 20)}),
+        ("mlp", {"in_features": np.int64(4), "hidden": [np.int64(3)]}),
+        ("rnn_classifier", {"hidden_size": np.int64(3), "num_layers": 2}),
+        ("stacked_rnn", {"num_layers": np.int64(2)}),
+    ],
+    ids=str,
+)
+def test_a_config_of_numpy_numbers_is_of_pythons(name: str, arguments: dict[str, Any]) -> None:
+    """Integers in lists and tuples, and a float that NumPy rounds, are Python's in the config; lists stay lists."""
+    model: Any = models.get_model(name, **arguments, dropout=np.float32(0.1))
+    config = model.config
+
+    assert type(config["dropout"]) is float
+    assert config["dropout"] == np.float32(0.1)
+    assert {key: config[key] for key in arguments} == arguments
+    assert json.dumps(config)
 
 
 def test_get_model_passes_the_config_on() -> None:

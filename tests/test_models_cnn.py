@@ -104,7 +104,7 @@ def test_sizes_fit_together(options: dict[str, Any], shape: tuple[int, ...], fea
 
     assert model.fc1.in_features == features
     assert model(torch.zeros(2, *shape)).shape == (2, model.num_classes)
-    assert all(getattr(model, name) is value for name, value in options.items())
+    assert {name: getattr(model, name) for name in options} == options
 
 
 def test_batch_norm_stands_between_convolution_and_relu() -> None:
@@ -138,6 +138,7 @@ def test_dropout_acts_on_the_hidden_layer_in_training_only() -> None:
         ({"image_size": 3}, ValueError, r"^image_size must be at least 4, as every block halves it, got 3$"),
         ({"image_size": (28, 2)}, ValueError, r"^image_size must be at least 4, .* got \(28, 2\)$"),
         ({"image_size": (1, 28, 28)}, ValueError, r"^image_size must be a side or \(H, W\), got \(1, 28, 28\)$"),
+        ({"image_size": (28, 0)}, ValueError, r"^image_size\[1\] must be at least 1, got 0$"),
         ({"image_size": 28.0}, TypeError, r"^image_size must be an integer, got 28\.0$"),
         ({"channels": ()}, TypeError, r"^channels must be a tuple of one width a block, such as \(10, 20\), got \(\)$"),
         ({"channels": 10}, TypeError, r"^channels must be a tuple of one width a block, such as \(10, 20\), got 10$"),

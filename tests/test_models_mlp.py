@@ -47,11 +47,14 @@ def test_images_are_flattened() -> None:
     assert torch.equal(model(inputs), model(inputs.reshape(2, 12)))
 
 
-def test_arguments_are_stored_as_given() -> None:
-    """A list stays a list."""
+def test_widths_are_stored_as_given() -> None:
+    """A list stays a list, a tuple a tuple; changing the list afterwards changes no model."""
     widths = [5, 4]
+    model = MLP(6, widths, 3)
+    widths.append(2)
 
-    assert MLP(6, widths, 3).hidden is widths
+    assert model.hidden == [5, 4]
+    assert MLP(6, (5, 4), 3).hidden == (5, 4)
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
@@ -86,9 +89,59 @@ def test_init_is_the_torch_function_of_that_name(name: str) -> None:
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), expected.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("name", INITS)
+def test_bias_init_is_that_function_on_a_row(name: str) -> None:
+    """Biases are what torch.nn.init gives for a row (1, width); weights stay as torch made them."""
+    torch.manual_seed(0)
+    model = MLP(6, (5,), 3, bias_init=name)
+    torch.manual_seed(0)
+    expected = MLP(6, (5,), 3)
+    for layer in (expected.net[0], expected.net[2]):
+        assert isinstance(layer, nn.Linear)
+        with torch.no_grad():
+            getattr(nn.init, f"{name}_")(layer.bias.view(1, -1))
+
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), expected.parameters(), strict=True))
+
+
 def test_init_works_without_biases() -> None:
     """A named start has no need of biases."""
-    assert not any(p.any() for p in MLP(6, (5,), 3, bias=False, init="zeros").parameters())
+    model = MLP(6, (5,), 3, bias=False, init="zeros", bias_init="ones")
+
+    assert not any(p.any() for p in model.parameters())
+
+
+def test_tutorials_sequential_is_an_mlp() -> None:
+    """Linear, sigmoid, linear, softmax, with all weights and biases drawn by xavier: the same bits."""
+    torch.manual_seed(0)
+    model = MLP(
+        6, (5,), 3, activation="sigmoid", output_activation="softmax", init="xavier_uniform", bias_init="xavier_uniform"
+    )
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Linear(6, 5), nn.Sigmoid(), nn.Linear(5, 3), nn.Softmax(dim=1))
+    for p in layers.parameters():
+        nn.init.xavier_uniform_(p.data.view(-1, p.shape[-1]))
+    inputs = torch.randn(7, 6)
+
+    assert list(model.net.state_dict()) == list(layers.state_dict())
+    assert torch.equal(model(inputs), layers(inputs))
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_output_activation_follows_the_last_layer(name: str) -> None:
+    """Any activation can come last, with hidden layers and without."""
+    for hidden in ((), (5,)):
+        net = MLP(6, hidden, 3, output_activation=name).net
+
+        assert isinstance(net[-2], nn.Linear)
+        assert type(net[-1]) is type(MLP(6, (5,), 3, activation=name).net[1])
+
+
+def test_log_softmax_is_over_features() -> None:
+    """Its exponentials sum to one in each sample."""
+    outputs = MLP(4, (), 3, output_activation="log_softmax")(torch.randn(5, 4))
+
+    torch.testing.assert_close(outputs.exp().sum(dim=1), torch.ones(5))
 
 
 @pytest.mark.parametrize(
@@ -106,6 +159,12 @@ def test_init_works_without_biases() -> None:
         ({"batch_norm": 1}, TypeError, r"^batch_norm must be True or False, got 1$"),
         ({"bias": "no"}, TypeError, r"^bias must be True or False, got 'no'$"),
         ({"init": "xavier"}, ValueError, r"^unknown init 'xavier'; "),
+        ({"bias_init": "one"}, ValueError, r"^unknown bias_init 'one'; did you mean 'ones'\?$"),
+        (
+            {"output_activation": "sofmax"},
+            ValueError,
+            r"^unknown output_activation 'sofmax'; did you mean 'softmax'\?$",
+        ),
     ],
 )
 def test_bad_arguments_are_refused(arguments: dict[str, Any], error: type[Exception], message: str) -> None:

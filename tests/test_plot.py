@@ -179,6 +179,12 @@ def test_predictions_need_labelled_images() -> None:
         plot.predictions(Fixed(torch.zeros(2, 2)), torch.rand(2, 1, 4, 4))  # type: ignore[arg-type]
 
 
+def test_predictions_need_an_image() -> None:
+    """Nothing to predict is an error, not an empty picture."""
+    with pytest.raises(ValueError, match=r"images are empty: their shape is \(0, 1, 1, 1\)"):
+        plot.predictions(Fixed(torch.zeros(0, 2)), two_images(())[:0])
+
+
 @pytest.mark.parametrize("options", [{"n": 0}, {"columns": 0}])
 def test_bad_numbers_are_named(options: dict[str, int]) -> None:
     """Both n and columns are at least 1."""

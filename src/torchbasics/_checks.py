@@ -9,7 +9,7 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 
 def positive_int(name: str, value: object, *, least: int = 1) -> int:
@@ -25,6 +25,18 @@ def positive_int(name: str, value: object, *, least: int = 1) -> int:
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value!r}")
     return int(value)
+
+
+def positive_ints(name: str, values: Sequence[object]) -> Sequence[int]:
+    """Return *values*, a list or a tuple, with Python's integers if all are integers of at least 1.
+
+    >>> positive_ints("hidden", (256, 0))
+    Traceback (most recent call last):
+        ...
+    ValueError: hidden[1] must be at least 1, got 0
+    """
+    ints = [positive_int(f"{name}[{i}]", value) for i, value in enumerate(values)]
+    return ints if isinstance(values, list) else tuple(ints)
 
 
 def positive(name: str, value: object) -> float:

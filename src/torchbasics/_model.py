@@ -26,6 +26,9 @@ class Model(nn.Module):
     default_step: ClassVar[str] = "supervised"
     """How `torchbasics.training.fit` trains it when no *step* is given."""
 
+    default_memory_format: ClassVar[str] = "contiguous"
+    """What ``memory_format="auto"`` means for it."""
+
     @property
     def config(self) -> dict[str, Any]:
         """The constructor's arguments: ``type(model)(**model.config)`` makes the same model, newly initialised."""

@@ -81,6 +81,7 @@ def predictions(model: nn.Module, images: Images, n: int = 16, *, columns: int =
         raise TypeError(f"images must be data.Images, got {type(images).__name__}")
     _checks.positive_int("columns", columns)
     shown = images[: _checks.positive_int("n", n)]
+    pixels = _pixels(shown.images)
     logits = _forward(model, shown.inputs)
     wanted = f"(N, {len(shown.classes)})" if shown.classes else "(N, classes)"
     if logits.ndim != 2 or len(logits) != len(shown) or (shown.classes and logits.shape[1] != len(shown.classes)):
@@ -94,7 +95,7 @@ def predictions(model: nn.Module, images: Images, n: int = 16, *, columns: int =
         right = guess == true
         titles.append(f"{names[guess]} {probability:.0%}" + ("" if right else f"\n(is {names[true]})"))
         colors.append(_RIGHT if right else _WRONG)
-    return _grid(_pixels(shown.images), titles, columns, colors)
+    return _grid(pixels, titles, columns, colors)
 
 
 def history(history: Iterable[Mapping[str, float]]) -> Figure:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import copy
 import json
 import pickle
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from torchbasics import models
+from torchbasics import io, models
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 every_model = pytest.mark.parametrize("name", models.list_models())
 
@@ -56,6 +60,27 @@ def test_config_is_plain_data(name: str) -> None:
     torch.manual_seed(0)
 
     assert same_weights(model, models.get_model(name, **config))
+
+
+def as_numpy(value: Any) -> Any:
+    """Give numbers, also those in tuples and lists, NumPy's types."""
+    if isinstance(value, (tuple, list)):
+        return type(value)(as_numpy(item) for item in value)
+    kinds = {int: np.int64, float: np.float32}
+    return kinds[type(value)](value) if type(value) in kinds else value
+
+
+@every_model
+def test_numbers_of_numpy_become_pythons(name: str, tmp_path: Path) -> None:
+    """A model made with NumPy's numbers is the model made with Python's, and can be saved."""
+    model = make(name)
+    arguments = {key: as_numpy(value) for key, value in model.config.items()}
+    again = models.get_model(name, **arguments)
+    io.save(again, tmp_path / "model.safetensors")
+
+    assert repr(arguments) != repr(model.config)
+    assert repr(again) == repr(model)
+    assert repr(io.load(tmp_path / "model.safetensors")) == repr(model)
 
 
 @every_model

@@ -66,8 +66,7 @@ class Batches:
 
     def first(self, n: int) -> Batch | None:
         """Return the first *n* samples, None where looking at them would use them up."""
-        assert self.samples is not None
-        return self.gather(torch.arange(min(n, self.samples)), 0)
+        return self.gather(torch.arange(min(n, self.samples or 0)), 0)
 
     def gather(self, index: Tensor, epoch: int) -> Batch:
         """Put the samples *index* together."""
@@ -85,9 +84,9 @@ class Batches:
         """Set what `state_dict` returned."""
 
     def _plan(self, epoch: int, start: int) -> Iterable[Tensor]:
-        assert self.samples is not None
-        index = order(self.samples, self.seed, epoch) if self.shuffle else torch.arange(self.samples)
-        return torch.split(index[start:], self.batch_size) if start < self.samples else ()
+        samples = self.samples or 0
+        index = order(samples, self.seed, epoch) if self.shuffle else torch.arange(samples)
+        return torch.split(index[start:], self.batch_size) if start < samples else ()
 
 
 class PairBatches(Batches):
@@ -112,13 +111,13 @@ class PairBatches(Batches):
         return tensors_digest(self.named(), limit=DIGESTED)
 
     def gather(self, index: Tensor, epoch: int) -> Batch:
-        """Gather rows; without shuffling they are a view, not a copy."""
+        """Gather rows: a copy, since a model may write to its inputs."""
         if self.shuffle:
             inputs = _each(self.inputs, lambda t: t.index_select(0, index.to(t.device)))
             targets = None if self.targets is None else self.targets.index_select(0, index.to(self.targets.device))
         else:
             rows = slice(int(index[0]), int(index[-1]) + 1)
-            inputs = _each(self.inputs, lambda t: t[rows])
+            inputs = _each(self.inputs, lambda t: t[rows].clone())
             targets = None if self.targets is None else self.targets[rows]
         return Batch(inputs, targets, len(index), index)
 
@@ -227,8 +226,20 @@ class LoaderBatches(Batches):
             raise ValueError("the data is empty: it gave no batch")
 
     def first(self, n: int) -> Batch | None:
-        """Look at nothing: an iterator would lose what is looked at."""
-        return None
+        """Return the first samples of the dataset beneath, in its order, or the first batch of a list.
+
+        None where looking would use them up, or draw from a stream.
+        """
+        if isinstance(self.loader, list):
+            return as_batch(self.loader[0])
+        dataset: Any = getattr(self.loader, "dataset", None)
+        if not isinstance(self.loader, DataLoader) or not hasattr(dataset, "__getitem__") or _is_stream(self.loader):
+            return None
+        with _generators_kept():
+            if self.loader.batch_size is None:  # each item is a batch
+                return as_batch(self.loader.collate_fn(dataset[0]))
+            count = min(n, len(dataset))
+            return as_batch(self.loader.collate_fn([dataset[i] for i in range(count)]))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the loader's own state where it tells it, and that of its generators."""
@@ -318,6 +329,8 @@ def make_batches(
         if len(data) != 2:
             raise TypeError(f"a tuple of data is (inputs, targets), got one of {len(data)} parts")
         data, targets = data
+        if isinstance(data, Dataset) or isinstance(targets, Dataset):
+            raise TypeError("data is a pair of datasets, such as (train, test); give one of them")
     if targets is not None or isinstance(data, (Tensor, np.ndarray, dict, tuple)):
         return PairBatches(data, targets, **options)
     if type(data) is TensorDataset and len(data.tensors) == 2:
@@ -325,10 +338,13 @@ def make_batches(
     if isinstance(data, Images):
         return ImagesBatches(data, **options)
     if isinstance(data, IterableDataset):
+        if workers or "shuffle" in set_by_user:
+            option = "workers" if workers else "shuffle"
+            raise ValueError(f"{option} does not go with a stream, whose samples come as they come; leave it out")
         own = torch.Generator()
-        return LoaderBatches(DataLoader(data, batch_size=options["batch_size"], num_workers=workers, generator=own))
-    if isinstance(data, (DataLoader, list)) or not hasattr(data, "__getitem__"):
-        if not isinstance(data, Iterable):
+        return LoaderBatches(DataLoader(data, batch_size=options["batch_size"], generator=own))
+    if isinstance(data, (DataLoader, list)) or not hasattr(data, "__getitem__") or isinstance(data, str):
+        if not isinstance(data, Iterable) or isinstance(data, str):
             raise TypeError(f"data must be (inputs, targets), a Dataset or an iterable of batches, got {data!r}")
         if set_by_user:
             raise ValueError(f"{type(data).__name__} brings its own batches; leave out {', '.join(set_by_user)}")
@@ -355,7 +371,9 @@ def split_data(data: Any, targets: Any, share: float, seed: int) -> tuple[Any, A
 
 def as_batch(item: Any) -> Batch:
     """Read one item of a loader: (inputs, targets), or inputs alone."""
-    inputs, targets = item, None
+    targets = None
+    if isinstance(item, (tuple, list)) and len(item) == 1:  # what a TensorDataset of inputs alone gives
+        item = item[0]
     if isinstance(item, (tuple, list)):
         if len(item) != 2:
             raise TypeError(
@@ -365,7 +383,10 @@ def as_batch(item: Any) -> Batch:
         inputs, targets = _as_inputs(item[0]), _as_tensor("targets", item[1])
     else:
         inputs = _as_inputs(item)
-    return Batch(inputs, targets, len(_leaves(inputs)[0]))
+    lengths = {len(t) for t in [*_leaves(inputs), *([] if targets is None else [targets])]}
+    if len(lengths) > 1:
+        raise ValueError(f"the tensors of a batch must have equal lengths, got {sorted(lengths)}")
+    return Batch(inputs, targets, lengths.pop())
 
 
 def _as_inputs(value: Any) -> Inputs:
@@ -378,11 +399,13 @@ def _as_inputs(value: Any) -> Inputs:
 
 def _as_tensor(name: str, value: Any) -> Tensor:
     if isinstance(value, np.ndarray):
-        value = torch.as_tensor(value)
+        value = torch.as_tensor(np.require(value, requirements=["C", "W"]))  # torch shares what it may write to
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor or an array, got {type(value).__name__}")
     if value.ndim == 0:
         raise ValueError(f"{name} must have a dimension of samples, got a single number")
+    if name == "targets" and value.dtype in (torch.int8, torch.int16, torch.int32):
+        return value.long()  # the labels that torch's losses take
     return value
 
 

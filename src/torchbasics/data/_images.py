@@ -20,7 +20,8 @@ Array: TypeAlias = Tensor | npt.NDArray[Any]
 class Images(Dataset[tuple[Tensor, int]]):
     """A data set of labelled images, stored as uint8 and used as float32 in [0, 1].
 
-    ``ds[3]`` is one sample, (float image (C, H, W), label); ``ds[:9]``, ``ds[indices]`` and ``ds[mask]`` are `Images`.
+    ``ds[3]`` is one sample, (float image (C, H, W), label); ``ds[:9]``, ``ds[indices]`` and ``ds[mask]`` are `Images`,
+    of no image where they select none.
 
     Args:
         images: uint8, (N, C, H, W), or (N, H, W) for one channel; a tensor or an array.
@@ -30,7 +31,7 @@ class Images(Dataset[tuple[Tensor, int]]):
 
     Raises:
         TypeError: *images* are not uint8, *targets* are no integers, or *classes* are no strings.
-        ValueError: a wrong number of dimensions, no image at all, unequal lengths, or a label outside *classes*.
+        ValueError: a wrong number of dimensions, no pixels, unequal lengths, or a label outside *classes*.
 
     >>> ds = Images(torch.zeros(3, 28, 28, dtype=torch.uint8), [0, 1, 1], ("shirt", "shoe"), name="tiny")
     >>> ds
@@ -42,13 +43,13 @@ class Images(Dataset[tuple[Tensor, int]]):
     def __init__(
         self, images: Array, targets: Array | Sequence[int], classes: Sequence[str] = (), *, name: str = ""
     ) -> None:
-        self.images = _check_images(images)  # (N, C, H, W)
-        self.targets = _check_targets(targets)  # (N,)
-        self.classes = _check_classes(classes)
+        self.images: Tensor = _check_images(images)  # (N, C, H, W)
+        self.targets: Tensor = _check_targets(targets)  # (N,)
+        self.classes: tuple[str, ...] = _check_classes(classes)
         self.name = name
         if len(self.images) != len(self.targets):
             raise ValueError(f"got {len(self.images)} images, but {len(self.targets)} targets; each image needs one")
-        low, high = (int(x) for x in self.targets.aminmax())
+        low, high = (int(x) for x in self.targets.aminmax()) if len(self) else (0, -1)
         if low < 0 or (self.classes and high >= len(self.classes)):
             label, top = (low, "") if low < 0 else (high, f" and at most {len(self.classes) - 1}")
             raise ValueError(f"targets hold the label {label!r}; labels of this data are at least 0{top}")
@@ -123,13 +124,15 @@ def _check_images(images: Array) -> Tensor:
         raise TypeError(f"images must be uint8 (0 to 255), got {images.dtype}; give others as a pair (inputs, targets)")
     if images.ndim not in {3, 4}:
         raise ValueError(f"images must have shape (N, C, H, W) or (N, H, W), got {_shape(images)}")
-    if images.numel() == 0:
-        raise ValueError(f"images are empty: their shape is {_shape(images)}")
+    if 0 in images.shape[1:]:
+        raise ValueError(f"images have no pixels: their shape is {_shape(images)}")
     return images.unsqueeze(1) if images.ndim == 3 else images
 
 
 def _check_targets(targets: Array | Sequence[int]) -> Tensor:
     targets = _as_tensor("targets", targets)
+    if targets.shape == (0,):
+        return targets.to(torch.int64)  # torch takes the numbers of an empty list for floats
     if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
         raise TypeError(f"targets must be integer labels, got {targets.dtype}")
     if targets.ndim != 1:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import TYPE_CHECKING, ClassVar
 
 import torch.nn.functional as F  # noqa: N812  # the field's name for it
 from torch import Tensor, nn
@@ -45,6 +46,8 @@ class CNNModel(Model):
     torch.Size([5, 10])
     """
 
+    default_memory_format: ClassVar[str] = "channels_last"
+
     def __init__(
         self,
         in_channels: int = 1,
@@ -58,27 +61,29 @@ class CNNModel(Model):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.in_channels = _checks.positive_int("in_channels", in_channels)
-        self.num_classes = _checks.positive_int("num_classes", num_classes)
-        height, width = _sides(image_size, 2 ** len(_widths(channels)))
-        self.image_size = image_size
-        self.channels = channels
-        self.hidden = _checks.positive_int("hidden", hidden)
-        self.kernel_size = _checks.positive_int("kernel_size", kernel_size)
+        self.in_channels: int = _checks.positive_int("in_channels", in_channels)
+        self.num_classes: int = _checks.positive_int("num_classes", num_classes)
+        if not isinstance(channels, (tuple, list)) or not channels:
+            raise TypeError(f"channels must be a tuple of one width a block, such as (10, 20), got {channels!r}")
+        self.channels: Sequence[int] = _checks.positive_ints("channels", channels)
+        self.image_size: int | Sequence[int] = _image_size(image_size, least=2 ** len(channels))
+        self.hidden: int = _checks.positive_int("hidden", hidden)
+        self.kernel_size: int = _checks.positive_int("kernel_size", kernel_size)
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd, so that convolutions keep the image size, got {kernel_size!r}")
-        self.batch_norm = _checks.flag("batch_norm", batch_norm)
-        _checks.fraction("dropout", dropout)
-        self.dropout = dropout
+        self.batch_norm: bool = _checks.flag("batch_norm", batch_norm)
+        self.dropout: float = _checks.fraction("dropout", dropout)
 
-        self._shape = (in_channels, height, width)
-        for i, (ins, outs) in enumerate(zip([in_channels, *channels], channels, strict=False), start=1):
-            self.add_module(f"conv{i}", nn.Conv2d(ins, outs, kernel_size, padding=kernel_size // 2))
+        height, width = (self.image_size,) * 2 if isinstance(self.image_size, int) else self.image_size
+        self._shape = (self.in_channels, height, width)
+        widths = [self.in_channels, *self.channels]
+        for i, (ins, outs) in enumerate(pairwise(widths), start=1):
+            self.add_module(f"conv{i}", nn.Conv2d(ins, outs, self.kernel_size, padding=self.kernel_size // 2))
             if batch_norm:
                 self.add_module(f"bn{i}", nn.BatchNorm2d(outs))
             height, width = height // 2, width // 2
-        self.fc1: nn.Linear = nn.Linear(channels[-1] * height * width, hidden)
-        self.fc2: nn.Linear = nn.Linear(hidden, num_classes)
+        self.fc1: nn.Linear = nn.Linear(widths[-1] * height * width, self.hidden)
+        self.fc2: nn.Linear = nn.Linear(self.hidden, self.num_classes)
 
     if TYPE_CHECKING:
 
@@ -105,19 +110,14 @@ class CNNModel(Model):
         return self.fc1.weight.new_zeros(n, *self._shape)
 
 
-def _widths(channels: Sequence[int]) -> Sequence[int]:
-    if not isinstance(channels, (tuple, list)) or not channels:
-        raise TypeError(f"channels must be a tuple of one width a block, such as (10, 20), got {channels!r}")
-    for i, width in enumerate(channels):
-        _checks.positive_int(f"channels[{i}]", width)
-    return channels
-
-
-def _sides(image_size: int | Sequence[int], least: int) -> tuple[int, int]:
-    sides = image_size if isinstance(image_size, (tuple, list)) else (image_size, image_size)
-    if len(sides) != 2:
-        raise ValueError(f"image_size must be a side or (H, W), got {image_size!r}")
-    height, width = (_checks.positive_int("image_size", side) for side in sides)
-    if min(height, width) < least:
+def _image_size(image_size: int | Sequence[int], *, least: int) -> int | Sequence[int]:
+    size: int | Sequence[int]
+    if isinstance(image_size, (tuple, list)):
+        if len(image_size) != 2:
+            raise ValueError(f"image_size must be a side or (H, W), got {image_size!r}")
+        size = _checks.positive_ints("image_size", image_size)
+    else:
+        size = _checks.positive_int("image_size", image_size)
+    if min([size] if isinstance(size, int) else size) < least:
         raise ValueError(f"image_size must be at least {least}, as every block halves it, got {image_size!r}")
-    return height, width
+    return size

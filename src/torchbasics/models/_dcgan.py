@@ -58,7 +58,7 @@ class Discriminator(nn.Module):
 
     def __init__(self, channels: int, width: int, depth: int) -> None:
         super().__init__()
-        self.shape = (channels, 2 ** (depth + 3), 2 ** (depth + 3))
+        self.shape: tuple[int, int, int] = (channels, 2 ** (depth + 3), 2 ** (depth + 3))
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         layers[f"convTranspose{depth}"] = nn.Conv2d(channels, width, 4, 2, 1, bias=False)
         layers[f"relu{depth}"] = nn.LeakyReLU(0.2, inplace=True)
@@ -111,15 +111,16 @@ class DCGAN(Model):
     """
 
     default_step: ClassVar[str] = "adversarial"
+    default_memory_format: ClassVar[str] = "channels_last"
 
     def __init__(self, latent_dim: int = 100, out_channels: int = 1, width: int = 32, depth: int = 2) -> None:
         super().__init__()
-        self.latent_dim = _checks.positive_int("latent_dim", latent_dim)
-        self.out_channels = _checks.positive_int("out_channels", out_channels)
-        self.width = _checks.positive_int("width", width)
-        self.depth = _checks.positive_int("depth", depth, least=0)
-        self.generator: Generator = Generator(latent_dim, out_channels, width, depth)
-        self.discriminator: Discriminator = Discriminator(out_channels, width, depth)
+        self.latent_dim: int = _checks.positive_int("latent_dim", latent_dim)
+        self.out_channels: int = _checks.positive_int("out_channels", out_channels)
+        self.width: int = _checks.positive_int("width", width)
+        self.depth: int = _checks.positive_int("depth", depth, least=0)
+        self.generator: Generator = Generator(self.latent_dim, self.out_channels, self.width, self.depth)
+        self.discriminator: Discriminator = Discriminator(self.out_channels, self.width, self.depth)
         self.apply(_initialise)
 
     if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from torchbasics._zoo import register
 from torchbasics.models._inputs import check_tensor, wrong_shape
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "celu": nn.CELU,
@@ -27,6 +27,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "identity": nn.Identity,
     "leaky_relu": nn.LeakyReLU,
     "log_sigmoid": nn.LogSigmoid,
+    "log_softmax": lambda: nn.LogSoftmax(dim=-1),
     "mish": nn.Mish,
     "prelu": nn.PReLU,
     "relu": nn.ReLU,
@@ -47,7 +48,10 @@ INITS: dict[str, Callable[[Tensor], Tensor]] = {
     "kaiming_normal": nn.init.kaiming_normal_,
     "kaiming_uniform": nn.init.kaiming_uniform_,
     "normal": nn.init.normal_,
+    "ones": nn.init.ones_,
     "orthogonal": nn.init.orthogonal_,
+    "trunc_normal": nn.init.trunc_normal_,
+    "uniform": nn.init.uniform_,
     "xavier_normal": nn.init.xavier_normal_,
     "xavier_uniform": nn.init.xavier_uniform_,
     "zeros": nn.init.zeros_,
@@ -72,7 +76,10 @@ class MLP(Model):
         batch_norm: Normalise each hidden layer over the batch.
         bias: Whether the linear layers add a bias.
         init: How weights start: None is torch's own way; a name, such as "xavier_normal", is the function of
-            torch.nn.init of that name, and biases start at zero.
+            torch.nn.init of that name.
+        output_activation: What follows the last layer, by the same names as *activation*; None is nothing.
+        bias_init: How biases start, by the same names as *init*, as a row (1, width); None is torch's own way, or zero
+            where *init* is a name.
 
     Raises:
         TypeError: an argument has the wrong type.
@@ -93,31 +100,34 @@ class MLP(Model):
         batch_norm: bool = False,
         bias: bool = True,
         init: str | None = None,
+        output_activation: str | None = None,
+        bias_init: str | None = None,
     ) -> None:
         super().__init__()
-        self.in_features = _checks.positive_int("in_features", in_features)
+        self.in_features: int = _checks.positive_int("in_features", in_features)
         if not isinstance(hidden, (tuple, list)):
             raise TypeError(f"hidden must be a tuple of widths, such as (256, 128), got {hidden!r}")
-        self.hidden = hidden
-        self.out_features = _checks.positive_int("out_features", out_features)
-        self.activation = _checks.choice("activation", activation, ACTIVATIONS)
-        _checks.fraction("dropout", dropout)
-        self.dropout = dropout
-        self.batch_norm = _checks.flag("batch_norm", batch_norm)
-        self.bias = _checks.flag("bias", bias)
-        self.init = None if init is None else _checks.choice("init", init, INITS)
+        self.hidden: Sequence[int] = _checks.positive_ints("hidden", hidden)
+        self.out_features: int = _checks.positive_int("out_features", out_features)
+        self.activation: str = _checks.choice("activation", activation, ACTIVATIONS)
+        self.dropout: float = _checks.fraction("dropout", dropout)
+        self.batch_norm: bool = _checks.flag("batch_norm", batch_norm)
+        self.bias: bool = _checks.flag("bias", bias)
+        self.init: str | None = _choice("init", init, INITS)
+        self.output_activation: str | None = _choice("output_activation", output_activation, ACTIVATIONS)
+        self.bias_init: str | None = _choice("bias_init", bias_init, INITS)
 
-        widths = [in_features, *(_checks.positive_int(f"hidden[{i}]", width) for i, width in enumerate(hidden))]
+        widths = [self.in_features, *self.hidden]
         layers: list[nn.Module] = []
         for width, following in pairwise(widths):
             layers.append(nn.Linear(width, following, bias))
             layers += [nn.BatchNorm1d(following)] if batch_norm else []
             layers.append(ACTIVATIONS[activation]())
-            layers += [nn.Dropout(dropout)] if dropout else []
-        layers.append(nn.Linear(widths[-1], out_features, bias))
+            layers += [nn.Dropout(self.dropout)] if dropout else []
+        layers.append(nn.Linear(widths[-1], self.out_features, bias))
+        layers += [ACTIVATIONS[output_activation]()] if output_activation is not None else []
         self.net: nn.Sequential = nn.Sequential(*layers)
-        if init is not None:
-            _initialise(self.net, INITS[init])
+        _initialise(self.net, init, "zeros" if bias_init is None and init is not None else bias_init)
 
     if TYPE_CHECKING:
 
@@ -136,10 +146,15 @@ class MLP(Model):
         return next(self.parameters()).new_zeros(n, self.in_features)
 
 
+def _choice(kind: str, name: str | None, choices: Iterable[str]) -> str | None:
+    return None if name is None else _checks.choice(kind, name, choices)
+
+
 @torch.no_grad()
-def _initialise(net: nn.Sequential, init: Callable[[Tensor], Tensor]) -> None:
+def _initialise(net: nn.Sequential, init: str | None, bias_init: str | None) -> None:
     for layer in net:
         if isinstance(layer, nn.Linear):
-            init(layer.weight)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+            if init is not None:
+                INITS[init](layer.weight)
+            if bias_init is not None and layer.bias is not None:
+                INITS[bias_init](layer.bias.unsqueeze(0))  # xavier and others need two dimensions

@@ -83,11 +83,11 @@ class StackedRNN(Model, nn.RNNBase):
             raise ValueError(f"nonlinearity {nonlinearity!r} is for cell='rnn'; cell={cell!r} has its own")
         for name, value in {"bias": bias, "batch_first": batch_first, "bidirectional": bidirectional}.items():
             _checks.flag(name, value)
-        if _checks.fraction("dropout", dropout) and num_layers == 1:
+        dropout = _checks.fraction("dropout", dropout)
+        if dropout and num_layers == 1:
             raise ValueError(f"dropout acts between layers, got dropout={dropout!r} with num_layers=1; use 2 or more")
         mode = f"RNN_{nonlinearity}" if cell == "rnn" else cell
         super().__init__(mode.upper(), input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional)
-        self.dropout = dropout  # as given: RNNBase makes a float of it
         self.cell = cell
         self.nonlinearity = nonlinearity
 

@@ -56,26 +56,25 @@ class RNNClassifier(Model):
         bidirectional: bool = False,
     ) -> None:
         super().__init__()
-        self.input_size = input_size
-        self.hidden_size = hidden_size
-        self.num_layers = num_layers
-        self.num_classes = _checks.positive_int("num_classes", num_classes)
+        self.input_size: int = _checks.positive_int("input_size", input_size)
+        self.hidden_size: int = _checks.positive_int("hidden_size", hidden_size)
+        self.num_layers: int = _checks.positive_int("num_layers", num_layers)
+        self.num_classes: int = _checks.positive_int("num_classes", num_classes)
         self.cell = cell
         self.nonlinearity = nonlinearity
-        _checks.fraction("dropout", dropout)
-        self.dropout = dropout
+        self.dropout: float = _checks.fraction("dropout", dropout)
         self.bidirectional = bidirectional
         self.rnn: StackedRNN = StackedRNN(
-            input_size,
-            hidden_size,
-            num_layers,
+            self.input_size,
+            self.hidden_size,
+            self.num_layers,
             cell=cell,
             nonlinearity=nonlinearity,
             batch_first=True,
-            dropout=0.0 if num_layers == 1 else dropout,
+            dropout=0.0 if num_layers == 1 else self.dropout,
             bidirectional=bidirectional,
         )
-        self.head: nn.Linear = nn.Linear(hidden_size * (2 if bidirectional else 1), num_classes)
+        self.head: nn.Linear = nn.Linear(self.hidden_size * (2 if bidirectional else 1), self.num_classes)
 
     if TYPE_CHECKING:
 

@@ -92,6 +92,8 @@ class Stopper(Callback):
         """Compare the epoch with the best so far."""
         row = state.history[-1]
         name = self.options.monitor or ("validation_loss" if "validation_loss" in row else "loss")
+        if name not in row and state.stopped is not None:
+            return  # the epoch was cut short, and not validated
         if name not in row:
             raise ValueError(f"early stopping watches {name!r}, which is not in the history: {', '.join(row)}")
         value = score(row, name)

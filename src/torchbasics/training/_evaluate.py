@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -66,13 +67,13 @@ def evaluate(
     >>> evaluate(nn.Linear(3, 2), torch.zeros(5, 3), torch.zeros(5, dtype=torch.long))["samples"]
     5
     """
-    make_metrics(metrics, None)  # unknown ones are named before anything is run
+    make_metrics(metrics)  # unknown ones are named before anything is run
     recipe = Recipe(loss=loss, step=step, precision=precision)
     batches = _batches(test, targets, batch_size, workers)
     with on_device(model, device) as here:
         bound = make_step(step, model)
         bound.bind(model, recipe)
-        check(bound, batches, here)
+        check(bound, batches, here, metrics)
         meter = Meter(metrics)
         result = measure(bound, batches, meter, here)
     return {**result, "samples": meter.samples}
@@ -100,7 +101,7 @@ def predict(
         precision: "float32", "bfloat16" or "float16".
 
     Raises:
-        ValueError: *inputs* are empty.
+        ValueError: *inputs* are empty, or hold a value that is not finite.
         TypeError: the model returns no tensor.
 
     >>> predict(nn.Linear(3, 2), torch.zeros(5, 3)).shape
@@ -108,9 +109,11 @@ def predict(
     """
     batches: Batches
     if isinstance(inputs, (tuple, dict)):  # several inputs of the model, not a pair with targets
-        batches = PairBatches(inputs, None, batch_size=batch_size or BATCH_SIZE, shuffle=False, seed=0)
+        size = BATCH_SIZE if batch_size is None else _checks.positive_int("batch_size", batch_size)
+        batches = PairBatches(inputs, None, batch_size=size, shuffle=False, seed=0)
     else:
         batches = _batches(inputs, None, batch_size, workers)
+    _check_values(batches)
     outputs = []
     with on_device(model, device) as here, evaluating(model), closing(batches.epoch(0)) as epoch:
         step = make_step("supervised", model)
@@ -142,8 +145,8 @@ def confusion_matrix(model: nn.Module, test: Any, targets: Any = None, *, batch_
         with evaluating(model):
             for batch in batches.epoch(0):
                 result = step.evaluate(batch.to(here))
-                assert result.outputs is not None
-                assert result.targets is not None
+                if result.outputs is None or result.targets is None:
+                    raise TypeError("confusion_matrix needs a model that returns logits")
                 counts.update(result.outputs, result.targets)
     return counts.counts()
 
@@ -160,23 +163,39 @@ def measure(
         return run_epoch(batches.epoch(0), step.evaluate, meter, device, after)
 
 
-def check(step: Step, batches: Batches, device: torch.device) -> None:
+def check(step: Step, batches: Batches, device: torch.device, metrics: Any = None) -> list[str] | None:
     """Try the first samples and look at values and targets, before anything is changed.
 
+    Returns:
+        The columns that the data will give, None where they cannot be known before.
+
     Raises:
-        ValueError, TypeError: data and model do not fit.
+        ValueError, TypeError: data, model and metrics do not fit.
     """
-    if isinstance(batches, PairBatches):
-        for name, tensor in batches.named():
-            # A sum is read in a fraction of the time; only where it is not finite each value is looked at.
-            if tensor.is_floating_point() and not tensor.sum().isfinite() and not tensor.isfinite().all():
-                sample = int((~torch.isfinite(tensor)).nonzero()[0, 0])
-                raise ValueError(f"{name} hold a value that is not finite, first in sample {sample}; clean or drop it")
+    _check_values(batches)
     with evaluating(step.model):
         batch = batches.first(2)
-        if batch is not None:
-            here = batch.to(device)
-            _explained(lambda: step.check(here, batches.targets), batch.inputs, step.model)
+        if batch is None:
+            return None
+        here = batch.to(device)
+        result = _explained(lambda: step.check(here, batches.targets), batch.inputs, step.model)
+        if not result.weight:
+            return None
+        meter = Meter(metrics)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # two samples are few for a metric
+            meter.add(result, batch.size)
+            return list(meter.compute())
+
+
+def _check_values(batches: Batches) -> None:
+    if not isinstance(batches, PairBatches):
+        return
+    for name, tensor in batches.named():
+        # A sum is read in a fraction of the time; only where it is not finite each value is looked at.
+        if tensor.is_floating_point() and not tensor.sum().isfinite() and not tensor.isfinite().all():
+            sample = int((~torch.isfinite(tensor)).nonzero()[0, 0])
+            raise ValueError(f"{name} hold a value that is not finite, first in sample {sample}; clean or drop it")
 
 
 @contextmanager
@@ -247,7 +266,8 @@ def _explained(run: Any, inputs: Any, model: nn.Module) -> Any:
         return run()
     except RuntimeError as e:
         first = next((p for p in model.parameters() if p.is_floating_point()), None)
-        if not isinstance(inputs, Tensor) or first is None or inputs.dtype == first.dtype:
+        told = isinstance(inputs, Tensor) and (inputs.is_floating_point() or inputs.dtype == torch.uint8)
+        if not told or first is None or inputs.dtype == first.dtype or "type" not in str(e):
             raise
         way_out = (
             "wrap images in torchbasics.data.Images, or convert them"

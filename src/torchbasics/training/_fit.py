@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
@@ -18,10 +19,11 @@ from torchbasics.training import _checkpoint, _random
 from torchbasics.training._augment import make_augmentation
 from torchbasics.training._callbacks import Stopper, make_progress
 from torchbasics.training._ema import Average
-from torchbasics.training._evaluate import BATCH_SIZE, check, no_autocast
+from torchbasics.training._evaluate import BATCH_SIZE, check, evaluating, no_autocast
 from torchbasics.training._metrics import make_metrics
+from torchbasics.training._optim import default_rate
 from torchbasics.training._run import Run
-from torchbasics.training._steps import make_step
+from torchbasics.training._steps import call, make_step
 from torchbasics.training._tensorboard import TensorBoard
 
 if TYPE_CHECKING:
@@ -56,7 +58,8 @@ def fit(
     """Train *model*, and return what was measured.
 
     It ends on the parameters of the same loop written by hand: ``torch.manual_seed(seed)``, then for each epoch the
-    batches of `torchbasics.data.order`, ``zero_grad``, loss, ``backward``, ``step``.
+    batches of `torchbasics.data.order`, ``zero_grad``, loss, ``backward``, ``step``. For CNNModel and DCGAN the loop
+    has model and images in channels_last, which is faster, unless ``memory_format="contiguous"`` is given.
 
     SIGTERM, SIGUSR1, Ctrl-C and *time_limit* end it at the next step, in validation too: a checkpoint is written, and
     the history of whole epochs is returned with ``stopped`` "signal" or "time". The same call goes on from there. A
@@ -90,7 +93,7 @@ def fit(
             average of the weights, and the model ends with it.
 
     Raises:
-        ValueError, TypeError: an argument cannot be used, or data and model do not fit; nothing was changed.
+        ValueError, TypeError: an argument cannot be used, or data and model do not fit; no weight was changed.
         FileNotFoundError, FileExistsError, CheckpointError: *resume* is not what *checkpoint* holds.
         NonFiniteError: a loss or a gradient became nan or infinite; the model is as it was before that step.
 
@@ -102,10 +105,14 @@ def fit(
     if epochs is not None:
         options = {**options, "epochs": epochs}  # type: ignore[typeddict-unknown-key]  # make_recipe takes it
     chosen = make_recipe(recipe, **options)
-    make_metrics(metrics, None)  # unknown names are told before anything is run
+    make_metrics(metrics)  # unknown names are told before anything is run
     make_augmentation(chosen.augment)
     if time_limit is not None:
         _checks.positive("time_limit", time_limit)
+    if not isinstance(callbacks, (list, tuple)):
+        raise TypeError(f"callbacks must be a list of objects, got {callbacks!r}")
+    if progress not in (None, True, False):
+        raise TypeError(f"progress must be None, True or False, got {progress!r}")
     if checkpoint_every is not None:
         _checks.positive_int("checkpoint_every", checkpoint_every)
     kept = _checkpoint.open_folder(checkpoint, checkpoint_every, _checks.positive_int("keep", keep), resume)
@@ -123,9 +130,11 @@ def fit(
             kept.set_threads(stack)
         here = _place(model, device, chosen, stack)
         step.bind(model, chosen)
-        check(step, batches, here)
+        columns = check(step, batches, here, metrics)
         if held_out is not None:
-            check(step, held_out, here)
+            columns = _joined(columns, check(step, held_out, here, metrics))
+        _check_stopping(chosen, columns)
+        _check_last_batch(model, batches, here)
         stack.enter_context(modes_kept(model))
         stack.enter_context(no_autocast(model))
         stack.enter_context(nullcontext() if chosen.seed is None else _random.forked(seed))
@@ -143,9 +152,9 @@ def fit(
 
 
 def _train_batches(train: Any, targets: Any, recipe: Recipe, workers: int, seed: int, options: Any) -> Batches:
-    asked = {
-        "batch_size": recipe.batch_size is not None,
-        "shuffle": "shuffle" in options or not recipe.shuffle,
+    asked = {  # by the call, not by a recipe taken whole
+        "batch_size": options.get("batch_size") is not None,
+        "shuffle": "shuffle" in options,
         "workers": workers != 0,
     }
     batches = make_batches(
@@ -179,12 +188,13 @@ def _resolve(recipe: Recipe, defaults: Any, model: nn.Module, batches: Batches) 
         if batches.steps() is None:  # no schedule without an end in sight
             recipe = recipe.replace(schedule="constant")
     if recipe.optimizer is None:
-        recipe = recipe.replace(optimizer=defaults["optimizer"])
+        recipe = recipe.replace(optimizer=defaults["optimizer"], lr=recipe.lr or defaults["lr"])
+    if recipe.lr is None:
+        recipe = recipe.replace(lr=default_rate(recipe.optimizer))
     if recipe.batch_size is None and not isinstance(batches, LoaderBatches):
         recipe = recipe.replace(batch_size=DEFAULT_BATCH_SIZE)
     if recipe.memory_format == "auto":
-        convolves = any(isinstance(m, (nn.Conv2d, nn.ConvTranspose2d)) for m in model.modules())
-        recipe = recipe.replace(memory_format="channels_last" if convolves else "contiguous")
+        recipe = recipe.replace(memory_format=getattr(model, "default_memory_format", "contiguous"))
     return recipe.replace(schedule=recipe.schedule or "constant")
 
 
@@ -194,10 +204,43 @@ def _place(model: nn.Module, device: torch.device | str | None, recipe: Recipe, 
         from torchbasics._env import device as named
 
         model.to(named(str(device)))
-    if recipe.memory_format == "channels_last":
+    if recipe.memory_format == "channels_last" and not _is_channels_last(model):
         model.to(memory_format=torch.channels_last)
         stack.callback(model.to, memory_format=torch.contiguous_format)
     return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+def _is_channels_last(model: nn.Module) -> bool:
+    images = [p for p in model.parameters() if p.ndim == 4]
+    return bool(images) and all(p.is_contiguous(memory_format=torch.channels_last) for p in images)
+
+
+def _joined(columns: list[str] | None, validation: list[str] | None) -> list[str] | None:
+    if columns is None or validation is None:
+        return None
+    return [*columns, *(f"validation_{name}" for name in validation)]
+
+
+def _check_stopping(recipe: Recipe, columns: list[str] | None) -> None:
+    monitor = recipe.early_stopping.monitor if isinstance(recipe.early_stopping, EarlyStopping) else None
+    if columns is not None and monitor is not None and monitor not in columns:
+        raise ValueError(f"early stopping watches {monitor!r}, which is not in the history: {', '.join(columns)}")
+
+
+def _check_last_batch(model: nn.Module, batches: Batches, device: torch.device) -> None:
+    """Batch norm over vectors fails on one sample; better now than at the end of the first epoch."""
+    alone = batches.samples is not None and batches.samples % batches.batch_size == 1
+    if not alone or not any(isinstance(module, nn.BatchNorm1d) for module in model.modules()):
+        return
+    batch = batches.first(1)
+    try:
+        with evaluating(model), torch.random.fork_rng(devices=[]):
+            call(copy.deepcopy(model).train(), batch.to(device).inputs)  # type: ignore[union-attr]  # samples are known
+    except ValueError as e:
+        raise ValueError(
+            f"the last of the batches of batch_size={batches.batch_size!r} has 1 of {batches.samples} samples, "
+            "too few for batch norm; give another batch_size"
+        ) from e
 
 
 def _stoppers(recipe: Recipe) -> list[Stopper]:

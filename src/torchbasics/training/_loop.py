@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from torchbasics.data._batches import Batch
-from torchbasics.training._metrics import Metric, make_metrics, metric_state, set_metric_state
+from torchbasics.training._metrics import Metric, make_metrics, metric_state, number, set_metric_state
 from torchbasics.training._steps import Result
 
 
@@ -38,14 +38,21 @@ class Meter:
                 self.sums[name] = self.sums.get(name, 0.0) + exact * result.weight
         if result.outputs is not None and result.targets is not None:
             if self.metrics is None:
-                self.metrics = make_metrics(self.wanted, result.targets)
+                self.metrics = make_metrics(self.wanted, result.outputs, result.targets)
             for metric in self.metrics.values():
                 metric.update(result.outputs, result.targets)
 
     def compute(self) -> dict[str, float]:
-        """Return the means and the metrics' values."""
+        """Return the means and the metrics' values.
+
+        Raises:
+            ValueError: no target counted.
+            TypeError: a metric's value is not one number.
+        """
+        if not self.weight:
+            raise ValueError("no target counts: the loss ignores all of them")
         means = {name: float(value) / self.weight for name, value in self.sums.items()}
-        return means | {name: float(metric.compute()) for name, metric in (self.metrics or {}).items()}
+        return means | {name: number(name, metric.compute()) for name, metric in (self.metrics or {}).items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the sums and the metrics' states, for a checkpoint in the middle of an epoch."""
@@ -58,7 +65,7 @@ class Meter:
         self.sums, self.weight, self.samples = dict(state["sums"]), state["weight"], state["samples"]
         if state["metrics"]:
             named = list(state["metrics"])  # what was chosen by the targets has a name
-            self.metrics = make_metrics(named if self.wanted is None else self.wanted, None)
+            self.metrics = make_metrics(named if self.wanted is None else self.wanted)
             for name, saved in state["metrics"].items():
                 set_metric_state(self.metrics[name], saved)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -53,6 +54,16 @@ def make_optimizer(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> Optimi
     if not isinstance(made, Optimizer):
         raise TypeError(f"optimizer must make a torch.optim.Optimizer, got {type(made).__name__}")
     return made
+
+
+def default_rate(optimizer: Any) -> float | None:
+    """Return the learning rate that a named optimizer has without one given; None where it is not for us to say."""
+    name = optimizer[0] if isinstance(optimizer, tuple) else optimizer
+    if not isinstance(name, str):
+        return None
+    given = optimizer[1].get("lr") if isinstance(optimizer, tuple) else None
+    default: Any = inspect.signature(OPTIMIZERS[_checks.choice("optimizer", name, OPTIMIZERS)]).parameters["lr"].default
+    return float(default if given is None else given)
 
 
 def make_schedule(recipe: Recipe, optimizer: Optimizer, steps: int | None) -> LRScheduler | None:

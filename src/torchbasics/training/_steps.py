@@ -17,7 +17,7 @@ from torchbasics import _checks
 from torchbasics._recipe import Recipe
 from torchbasics.data._batches import Batch, Inputs
 from torchbasics.training._finite import Late, NonFiniteError, check_gradients, finite
-from torchbasics.training._losses import Loss, check_targets, make_loss, weight
+from torchbasics.training._losses import Loss, check_targets, counted, ignores, make_loss, weight
 from torchbasics.training._optim import make_optimizer, make_schedule
 
 
@@ -66,13 +66,13 @@ class Step(ABC):
     def evaluate(self, batch: Batch) -> Result:
         """Measure on a batch, changing nothing."""
 
-    def check(self, batch: Batch, targets: Tensor | None) -> None:
+    def check(self, batch: Batch, targets: Tensor | None) -> Result:
         """Try some samples, in eval mode, before anything is changed; *targets* are all of the data's, if known.
 
         Raises:
             ValueError, TypeError: data and model do not fit.
         """
-        self.evaluate(batch)
+        return self.evaluate(batch)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of optimizers, schedules and scaler."""
@@ -144,6 +144,9 @@ class Step(ABC):
             torch.clear_autocast_cache()  # inside an autocast of the caller's, torch would go on with the old weights
 
 
+_NO_TARGETS = "the data has inputs and no targets; give (inputs, targets)"
+
+
 class Supervised(Step):
     """``loss(model(inputs), targets)``, averaged over the batch.
 
@@ -159,7 +162,8 @@ class Supervised(Step):
         super().bind(model, recipe)
         self.forward: Callable[..., Any] = torch.compile(model) if recipe.compile else model
         self.loss: Loss | None = None  # made from the first targets seen
-        self.checked = False
+        self.looks: bool | None = None  # whether each batch's targets are compared with the outputs; None = unknown
+        self.counts: bool | None = None  # whether the loss may leave out or weigh targets; None = unknown
 
     def start(self, steps: int | None) -> None:
         """Make the optimizer."""
@@ -169,66 +173,89 @@ class Supervised(Step):
         """Update once; the batch goes through the model in ``accumulate`` parts."""
         self.optimizer.zero_grad()
         if self.recipe.accumulate == 1:
-            loss, outputs, counted = self._loss(batch)
+            loss, made = self._run(batch, batch.targets)
             value = self.backward(loss)
         else:
-            value, outputs, counted = self._accumulate(batch)
+            value, made = self._accumulate(batch)
         self.apply(self.optimizer)
         self.scaler.update()
         for schedule in self.schedules:
             schedule.step()
-        return Result({"loss": value}, counted, None if outputs is None else outputs.detach(), batch.targets)
+        outputs = None if made.outputs is None else made.outputs.detach()
+        return Result({"loss": self._mean(value, batch.size)}, made.weight, outputs, made.targets)
 
     def evaluate(self, batch: Batch) -> Result:
         """Measure the loss, and give the outputs to the metrics."""
-        loss, outputs, counted = self._loss(batch)
-        return Result({"loss": loss.item() if loss.is_cpu else loss}, counted, outputs, batch.targets)
+        loss, made = self._run(batch, batch.targets)
+        return made._replace(losses={"loss": self._mean(_number(loss), batch.size)})
 
-    def check(self, batch: Batch, targets: Tensor | None) -> None:
+    def check(self, batch: Batch, targets: Tensor | None) -> Result:
         """Try some samples, and look at all targets."""
         if batch.targets is None and self.function is None:
-            raise ValueError("the data has inputs and no targets; give (inputs, targets)")
-        loss, outputs, _ = self._loss(batch)
+            raise ValueError(_NO_TARGETS)
+        before, self.looks = self.looks, True
+        loss, made = self._run(batch, batch.targets if targets is None else targets)
         if loss.numel() != 1:
             raise ValueError(f"the loss must be one number, got shape {tuple(loss.shape)}; use its mean")
-        if targets is not None and self.loss is not None:
-            check_targets(outputs, batch.targets, targets, self.loss)  # type: ignore[arg-type]  # there are targets
-            self.checked = True
+        # What all the targets lie before need not be looked at again: not by step, not by batch.
+        self.looks = bool(before) or targets is None
+        self.counts = bool(self.counts) or targets is None or ignores(self.loss, targets)
+        return made._replace(losses={"loss": loss.item()})
 
-    def _loss(self, batch: Batch) -> tuple[Tensor, Any, float]:
+    def _run(self, batch: Batch, all_targets: Tensor | None) -> tuple[Tensor, Result]:
+        """Return the loss, and what the metrics are to see and how the loss counts."""
         with self.autocast():
             if self.function is not None:
                 made = self.function(self.model, batch.inputs, batch.targets)
                 loss, outputs = made if isinstance(made, tuple) else (made, None)
-                return loss, outputs, batch.size
+                if not isinstance(loss, Tensor):
+                    raise TypeError(f"step must return the loss, a tensor, or (loss, outputs), got {loss!r}")
+                return loss, Result({}, batch.size, outputs, batch.targets)
             outputs = call(self.forward, batch.inputs)
-            if batch.targets is None:
-                raise ValueError("the data has inputs and no targets; give (inputs, targets)")
-            if self.loss is None:
-                self.loss = make_loss(self.recipe.loss, batch.targets)
-            if not self.checked:
-                check_targets(outputs, batch.targets, batch.targets, self.loss)
-                self.checked = not batch.targets.is_cpu  # looking at each batch is cheap on the CPU only
-            return self.loss(outputs, batch.targets), outputs, weight(self.loss, batch.targets, batch.size)
+            if batch.targets is None or all_targets is None:
+                raise ValueError(_NO_TARGETS)
+            used = self._made_loss(batch.targets)
+            if self.looks is not False:
+                check_targets(outputs, batch.targets, all_targets, used)
+                self.looks = batch.targets.is_cpu  # on a device each look would be a wait
+            loss = used(outputs, batch.targets)
+        if self.counts is False or not ignores(used, batch.targets):
+            return loss, Result({}, batch.size, outputs, batch.targets)
+        return loss, Result({}, weight(used, batch.targets, batch.size), *counted(used, outputs, batch.targets))
 
-    def _accumulate(self, batch: Batch) -> tuple[float | Tensor, Tensor | None, float]:
+    def _accumulate(self, batch: Batch) -> tuple[float | Tensor, Result]:
         """Add up the gradients of the parts, each with its share of the whole batch's mean."""
         parts = _cut(batch, self.recipe.accumulate)
-        if self.loss is None or batch.targets is None:
-            shares = [float(part.size) for part in parts]
-        else:
-            shares = [weight(self.loss, part.targets, part.size) for part in parts]  # type: ignore[arg-type]
-        total = sum(shares)
+        shares = [self._share(part) for part in parts]
+        total, summed = sum(shares), self._sums()
         value: float | Tensor = 0.0
-        outputs = []
+        seen = []
         for part, share in zip(parts, shares, strict=True):
-            loss, made, _ = self._loss(part)
-            if getattr(self.loss, "reduction", "mean") != "sum":
-                loss = loss * (share / total)
-            value += self.backward(loss)
-            outputs.append(made)
-        joined = torch.cat([o.detach() for o in outputs]) if outputs[0] is not None else None
-        return value, joined, total
+            if share or not total:  # a part that does not count has no mean
+                loss, made = self._run(part, part.targets)
+                value += self.backward(loss if summed else loss * (share / (total or 1)))
+                seen.append(made)
+        outputs = [made.outputs.detach() for made in seen if made.outputs is not None]
+        targets = [made.targets for made in seen if made.targets is not None]
+        joined = [torch.cat(tensors) if tensors else None for tensors in (outputs, targets)]
+        return value, Result({}, total, *joined)
+
+    def _share(self, part: Batch) -> float:
+        if self.function is not None or part.targets is None:
+            return part.size
+        used = self._made_loss(part.targets)
+        return weight(used, part.targets, part.size) if ignores(used, part.targets) else part.size
+
+    def _made_loss(self, targets: Tensor) -> Loss:
+        if self.loss is None:
+            self.loss = make_loss(self.recipe.loss, targets)
+        return self.loss
+
+    def _sums(self) -> bool:
+        return getattr(self.loss, "reduction", "mean") == "sum"
+
+    def _mean(self, value: Any, size: int) -> Any:
+        return value / size if self._sums() else value
 
 
 class Adversarial(Step):

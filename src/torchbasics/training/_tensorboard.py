@@ -15,6 +15,8 @@ from torchbasics import _checks
 from torchbasics.data._batches import Batch, Batches
 from torchbasics.training._callbacks import Callback, State
 from torchbasics.training._evaluate import evaluating
+from torchbasics.training._losses import is_classes
+from torchbasics.training._steps import call
 
 PICTURES = 16  # images in the grid, in rows of 8
 SIDE = 84  # pixels of one picture
@@ -57,7 +59,7 @@ class TensorBoard(Callback):
         for name, value in state.history[-1].items():
             self.writer.add_scalar(f"epoch/{name}", value, state.step)
         if self.batch is not None:
-            picture = grid(self.batch, self._outputs(state), self.classes)
+            picture = self._picture(self.batch, state.model)
             self.writer.add_image("predictions", picture, state.step, dataformats="HWC")
         self.writer.flush()
 
@@ -82,38 +84,36 @@ class TensorBoard(Callback):
         """Set what `state_dict` returned."""
         self.waiting = list(state["waiting"])
 
-    def _outputs(self, state: State) -> Tensor:
-        assert self.batch is not None
-        model: Any = state.model
-        device = next(model.parameters()).device
+    def _picture(self, batch: Batch, model: Any) -> np.ndarray[Any, Any]:
+        """Draw what the model makes, or what it takes the images for, or the images alone."""
         with evaluating(model):
             if hasattr(model, "sample"):
-                made: Tensor = model.sample(self.batch.size)
-                return made.cpu()
-            outputs: Tensor = model(self.batch.to(device).inputs)
-            return outputs.cpu()
+                made: Tensor = model.sample(batch.size)
+                return grid((made.cpu() + 1) / 2)
+            images: Any = batch.inputs
+            if batch.targets is None or not is_classes(batch.targets) or batch.targets.ndim != 1:
+                return grid(images)
+            outputs = call(model, batch.to(next(model.parameters()).device).inputs)
+        if not isinstance(outputs, Tensor) or outputs.ndim != 2:
+            return grid(images)
+        guesses = outputs.argmax(1).tolist()
+        return grid(images, [(self._name(g), g == t) for g, t in zip(guesses, batch.targets.tolist(), strict=True)])
+
+    def _name(self, guess: int) -> str:
+        return self.classes[guess] if guess < len(self.classes) else str(guess)
 
 
-def grid(batch: Batch, outputs: Tensor, classes: Sequence[str]) -> np.ndarray[Any, Any]:
-    """Draw images in rows of eight, with predictions beneath: green right, red wrong. Returns uint8 (H, W, 3).
-
-    Outputs that are images themselves, in [-1, 1], are drawn instead of the batch.
-    """
-    made = outputs.ndim == 4
-    images = (outputs + 1) / 2 if made else batch.inputs
-    assert isinstance(images, Tensor)
-    caption = 0 if made else 14
-    rows = -(-len(images) // 8)
-    sheet = Image.new("RGB", (8 * SIDE, rows * (SIDE + caption)), "white")
+def grid(images: Tensor, captions: Sequence[tuple[str, bool]] = ()) -> np.ndarray[Any, Any]:
+    """Draw images in [0, 1] in rows of eight, each with a caption: green if right, else red. uint8 (H, W, 3)."""
+    height = SIDE + (14 if captions else 0)
+    sheet = Image.new("RGB", (8 * SIDE, -(-len(images) // 8) * height), "white")
     draw = ImageDraw.Draw(sheet)
     for i, image in enumerate(images):
-        x, y = i % 8 * SIDE, i // 8 * (SIDE + caption)
+        x, y = i % 8 * SIDE, i // 8 * height
         pixels = (image.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
         array = pixels.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
         sheet.paste(Image.fromarray(array).resize((SIDE - 2, SIDE - 2), Image.Resampling.NEAREST), (x + 1, y + 1))
-        if not made and outputs.ndim == 2:
-            guess = int(outputs[i].argmax())
-            right = batch.targets is not None and guess == int(batch.targets[i])
-            text = classes[guess] if guess < len(classes) else str(guess)
+        if captions:
+            text, right = captions[i]
             draw.text((x + 3, y + SIDE), text, fill=(0, 110, 0) if right else (180, 0, 0))
     return np.asarray(sheet)
