@@ -15,7 +15,8 @@ from torchbasics.training._evaluate import evaluating
 from torchbasics.training._finding import Finding
 from torchbasics.training._losses import is_classes
 from torchbasics.training._random import forked
-from torchbasics.training._steps import NonFiniteError, Step, Supervised
+from torchbasics.training._finite import NonFiniteError
+from torchbasics.training._steps import Step, Supervised
 from torchbasics.training._trial import copies
 
 if TYPE_CHECKING:
