@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from torch.optim import Optimizer
 
+    from torchbasics.training import State
+
 
 def blobs(n: int = 60, features: int = 6, classes: int = 3, seed: int = 1) -> tuple[Tensor, Tensor]:
     """Points around one centre per class: a task that is learnt in no time."""
@@ -72,3 +74,18 @@ def equal(one: nn.Module, other: nn.Module) -> bool:
     """Whether two models have the same bits: parameters and buffers."""
     a, b = one.state_dict(), other.state_dict()
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+class CrashError(Exception):
+    """What interrupts a run."""
+
+
+class CrashAt:
+    """A callback that raises after a number of updates."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step(self, state: State) -> None:
+        if state.step == self.step:
+            raise CrashError

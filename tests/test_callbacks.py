@@ -12,8 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.helpers import blobs
-from tests.test_checkpoint import CrashAt, CrashError
+from tests.helpers import CrashAt, CrashError, blobs
 from torchbasics.training import Callback, State, fit
 
 if TYPE_CHECKING:

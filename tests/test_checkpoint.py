@@ -11,30 +11,15 @@ import torch
 import torchmetrics
 from torch import nn
 
-from tests.helpers import blobs, equal
+from tests.helpers import CrashAt, CrashError, blobs, equal
 from torchbasics import models
 from torchbasics._files import CheckpointError
-from torchbasics.training import State, fit
+from torchbasics.training import fit
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 quiet = partial(fit, progress=False, batch_size=16, lr=0.01, schedule="onecycle")
-
-
-class CrashError(Exception):
-    """What interrupts the run."""
-
-
-class CrashAt:
-    """Raises after a number of updates."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step(self, state: State) -> None:
-        if state.step == self.step:
-            raise CrashError
 
 
 def make() -> nn.Module:

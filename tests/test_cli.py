@@ -173,9 +173,9 @@ def test_train_says_what_it_chose_and_ends_with_the_result(trained: Trained) -> 
 
 
 def test_train_leaves_model_history_picture_and_events(trained: Trained) -> None:
-    """The folder holds all that the last line names, and nothing else."""
+    """The folder holds all that the last line names, and what --resume goes on from."""
     names = sorted(path.name.split(".")[0] for path in (trained.folder / "runs/cnn").iterdir())
-    assert names == ["events", "history", "model", "predictions"]
+    assert names == ["checkpoint", "events", "history", "model", "predictions"]
     with Image.open(trained.folder / "runs/cnn/predictions.png") as picture:
         assert picture.size[0] > 500
     history = (trained.folder / "runs/cnn/history.csv").read_text()

@@ -166,8 +166,8 @@ def test_our_own_faults_keep_their_traceback(here: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")
-def test_ctrl_c_ends_in_one_line(tmp_path: Path) -> None:
-    """Exit code 130 and a word, no traceback."""
+def test_ctrl_c_ends_with_the_line_to_go_on(tmp_path: Path) -> None:
+    """Exit code 130 and what to type, no traceback."""
     # A background job of a shell ignores Ctrl-C, and so would its children: the child takes it up again.
     start = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     run = "from torchbasics.cli import main; raise SystemExit(main())"
@@ -181,4 +181,9 @@ def test_ctrl_c_ends_in_one_line(tmp_path: Path) -> None:
     process.stdout.readline()
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (130, "torchbasics: interrupted\n")
+    assert process.returncode == 130
+    assert errors == (
+        "\nSIGINT: ending the run after this step; Ctrl-C ends it at once\n"
+        "torchbasics train: ended by a signal; go on with\n"
+        "  torchbasics train mlp --epochs 1000 --out runs/mlp --resume\n"
+    )

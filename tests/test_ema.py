@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.helpers import blobs, equal, small_images
-from tests.test_checkpoint import CrashAt, CrashError
+from tests.helpers import CrashAt, CrashError, blobs, equal, small_images
 from torchbasics import models, training
 from torchbasics.training import State, fit
 from torchbasics.training._ema import Average

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from tests.helpers import blobs, small_images
+from tests.helpers import blobs, equal, small_images
 from torchbasics import models, training
 
 
@@ -104,6 +104,10 @@ def test_an_error_in_the_model_leaves_no_trace_either() -> None:
 class Counts(nn.Linear):
     """A model whose forward pass changes buffers in every mode, and more than that."""
 
+    calls: Tensor
+    mean: Tensor
+    last: Tensor | None
+
     def __init__(self, fails: bool) -> None:
         super().__init__(6, 3)
         self.fails = fails
@@ -112,12 +116,12 @@ class Counts(nn.Linear):
         self.register_buffer("last", None)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        self.calls += 1  # type: ignore[operator]
+        self.calls += 1
         self.mean = inputs.mean(0)
         self.last = inputs
         torch.set_autocast_enabled("cpu", True)
         torch.set_grad_enabled(True)
-        if self.fails and self.calls > 1:  # type: ignore[operator]
+        if self.fails and self.calls > 1:
             raise RuntimeError("no")
         return super().forward(inputs).detach()
 
@@ -142,7 +146,7 @@ def test_buffers_gradient_mode_and_autocast_come_back(what: str, fails: bool) ->
         measure()
 
     assert model.calls is calls
-    assert calls.item() == 0  # type: ignore[operator]
+    assert calls.item() == 0
     assert model.mean is mean
     assert model.last is None
     assert torch.is_grad_enabled()
@@ -191,7 +195,7 @@ def test_how_often_one_evaluates_changes_no_bit_of_training() -> None:
     for steps, every_epoch, times in [(None, True, 0), (10, False, 4), (10, True, 4), (1, False, 42)]:
         model, history, results = often(steps, every_epoch)
         assert len(results) == times
-        assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), expected.state_dict().values()))
+        assert equal(model, expected)
         assert history.column("loss") == losses.column("loss")
 
 
@@ -204,7 +208,7 @@ def test_without_putting_it_all_back_the_comparison_fails(lost: str, monkeypatch
         torch.manual_seed(0)
         model = models.MLP(6, (8,), 3, dropout=0.5, batch_norm=True)
         norm = next(m for m in model.modules() if isinstance(m, nn.BatchNorm1d))
-        norm.train = lambda mode=True: norm  # type: ignore[method-assign,assignment]
+        norm.train = lambda mode=True: norm  # type: ignore[method-assign]
         return model
 
     def trained(callback: EvaluateEvery) -> dict[str, Tensor]:

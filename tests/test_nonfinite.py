@@ -66,7 +66,7 @@ class _Spoil(torch.autograd.Function):
 
 class Spoil(nn.Module):
     def forward(self, x: Tensor) -> Any:
-        return _Spoil.apply(x)  # type: ignore[no-untyped-call]
+        return _Spoil.apply(x)
 
 
 def spoiled() -> nn.Module:
@@ -218,7 +218,7 @@ def test_sparse_gradients_are_looked_at_too() -> None:
 
     history = quiet(model, tokens, targets, epochs=3, optimizer="sgd")
     with torch.no_grad():
-        model[0].weight[3] = math.inf  # type: ignore[index,operator]
+        model[0].weight[3] = math.inf  # type: ignore[operator]
 
     assert history[-1]["loss"] < history[0]["loss"]
     with pytest.raises(NonFiniteError, match="the output of '0'"):
@@ -368,6 +368,11 @@ def test_the_checkpoint_before_the_poison_is_good(tmp_path: Path) -> None:
 class Odd(nn.Module):
     """Buffers of all kinds that a forward pass changes."""
 
+    count: Tensor
+    total: Tensor
+    seen: Tensor | None
+    grows: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.linear = nn.Linear(6, 3)
@@ -379,9 +384,9 @@ class Odd(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.count = self.count + 1
-        self.total += 1  # type: ignore[operator]
+        self.total += 1
         self.seen = x.detach().sum()
-        self.grows.resize_(int(self.count) + 1)  # type: ignore[operator]
+        self.grows.resize_(int(self.count) + 1)
         self.register_buffer("new", torch.zeros(1))
         out: Tensor = self.linear(x)
         return out
@@ -400,7 +405,7 @@ def test_buffers_of_all_kinds_are_kept() -> None:
     copies.keep()
 
     assert dict(model.named_buffers()).keys() == {"count", "total", "grows", "constant"}
-    assert (model.count.item(), model.total.tolist(), model.grows.shape) == (0, [0, 0, 0], (1,))  # type: ignore[operator]
+    assert (model.count.item(), model.total.tolist(), model.grows.shape) == (0, [0, 0, 0], (1,))
     assert model.seen is None
     assert model.total is total
     assert model.constant is constant

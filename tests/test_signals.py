@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -19,7 +20,8 @@ import torch
 from torch import nn
 
 from tests.helpers import blobs, equal
-from torchbasics import models
+from torchbasics import io, models
+from torchbasics.cli import _train, main
 from torchbasics.training import History, State, fit
 
 quiet = partial(fit, progress=False, batch_size=16, lr=0.01)
@@ -328,3 +330,64 @@ def test_outside_the_main_thread_there_is_a_note(caplog: pytest.LogCaptureFixtur
     assert len(histories[0]) == 1
     assert signal.getsignal(signal.SIGTERM) is before
     assert "fit runs outside the main thread, where signals cannot be received" in caplog.text
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "Ctrl-C"])
+def test_the_command_exits_with_the_signals_code_and_the_line_to_type(
+    number: int, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Typed, the line goes on to the parameters of the run that nobody interrupted."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(_train, "_has", lambda *_: False)
+    words = ["train", "mlp", "--set", "hidden=8", "--epochs", "2", "--batch-size", "2000"]
+    assert main([*words, "--out", "whole"]) == 0
+    with monkeypatch.context() as patch:
+        hook = SignalAt(3, number).on_step
+        patch.setattr(_train.Ended, "on_step", lambda self, state: hook(state), raising=False)
+        with pytest.raises(SystemExit) as caught:
+            main(words)
+
+    assert caught.value.code == code
+    line = capsys.readouterr().err.splitlines()[-1].strip()
+    assert line == f"torchbasics {' '.join(words)} --out runs/mlp --resume"
+    assert not Path("runs/mlp/model.safetensors").exists()
+    assert main(shlex.split(line)[1:]) == 0
+    whole, resumed = io.load("whole/model.safetensors"), io.load("runs/mlp/model.safetensors")
+    assert equal(whole, resumed)
+    assert main([*words, "--resume"]) == 0  # the newest run of the model; it is finished
+    assert not Path("runs/mlp-2").exists()
+
+
+def test_the_command_has_to_find_what_to_go_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the folder that was named, or among the model's runs."""
+    monkeypatch.chdir(tmp_path)
+
+    assert main(["train", "mlp", "--resume"]) == 2
+    assert main(["train", "mlp", "--resume", "--out", "there"]) == 2
+
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.endswith("--resume: no checkpoint in 'runs/mlp'; leave out --resume to start a run")
+    assert "no checkpoint in 'there'" in second
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_terminated_command_exits_with_143(tmp_path: Path) -> None:
+    """A real process, its real exit code."""
+    child = subprocess.Popen(
+        [sys.executable, "-m", "torchbasics", "train", "mlp", "--epochs", "500", "--batch-size", "50"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert child.stdout is not None
+    child.stdout.readline()
+    assert child.stdout.readline().startswith("epoch   1/500")
+
+    child.terminate()
+    _, err = child.communicate(timeout=60)
+
+    assert child.returncode == 143
+    assert err.splitlines()[-1].strip().endswith("--epochs 500 --batch-size 50 --out runs/mlp --resume")
+    assert (tmp_path / "runs/mlp/checkpoint/checkpoint.pt").exists()

@@ -25,6 +25,7 @@ torchbasics check cnn                           # mistakes in model and data, fo
 torchbasics train mlp --set hidden=64,32 --epochs 5 --lr 0.01
 torchbasics train cnn --data fashion_mnist --root /usr/share/datasets/fashion-mnist --epochs 3
 torchbasics train cnn --data photos --size 32   # photos/cat/1.jpg, photos/dog/1.jpg, ...
+torchbasics train cnn --resume                  # goes on where Ctrl-C, a signal or a crash ended the last run
 torchbasics evaluate runs/cnn/model.safetensors
 torchbasics predict runs/cnn/model.safetensors shoe.png --invert
 torchbasics inspect runs/cnn/model.safetensors
@@ -47,8 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         0; 2 after a mistake of the user, told in one line on stderr; 130 after Ctrl-C.
+
+    Raises:
+        SystemExit: training was ended by a signal: 130 after Ctrl-C, 143 after SIGTERM; or a wrong argument: 2.
     """
     args = make_parser().parse_args(arguments)
+    args.line = list(sys.argv[1:] if arguments is None else arguments)
     try:
         # With --json, stdout is for the one object; the progress of training goes to stderr, other words nowhere.
         aside = sys.stderr if args.command == "train" else io.StringIO()
@@ -101,6 +106,7 @@ def _add_train(command: argparse.ArgumentParser) -> None:
     _add_model(command)
     command.add_argument("--validation", type=float, metavar="SHARE", help="share of the training data to hold out")
     command.add_argument("--out", metavar="FOLDER", help="where to save (default: runs/NAME, runs/NAME-2, ...)")
+    command.add_argument("--resume", action="store_true", help="go on with the run in --out, or the model's last one")
     add_data_options(command)
     add_recipe_options(command)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +22,10 @@ if TYPE_CHECKING:
     from torch import nn
 
     from torchbasics.data import Images
-    from torchbasics.training import History
+    from torchbasics.training import History, State
 
 PREDICTIONS, SAMPLES = 32, 64  # images in the picture
+CHECKPOINT = "checkpoint"  # the folder in a run's own that `--resume` goes on from
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -35,7 +38,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if seed is not None:
         torch.manual_seed(_checks.positive_int("seed", seed, least=0))  # the first weights; fit seeds the rest
     model = _zoo.build(name, **fit_config(name, config, train)).to(device)
-    with _claimed(args.out, name) as folder:
+    ended = Ended()
+    with _resumed(args.out, name) if args.resume else _claimed(args.out, name) as folder:
         notes: list[str] = []
         logs = _has("tensorboard", "tensorboard", notes)
         history = fit(
@@ -44,8 +48,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             recipe=args.recipe,
             validation=args.validation,
             log_dir=folder if logs else None,
+            checkpoint=folder / CHECKPOINT,
+            resume=bool(args.resume),
+            callbacks=[ended],
             **recipe_options(args),
         )
+        if ended.signal is not None:
+            print(f"torchbasics train: ended by a signal; go on with\n  {_again(args, folder)}", file=sys.stderr)
+            raise SystemExit(128 + ended.signal)
         result = evaluate(model, test)
         files = {"events": str(folder)} if logs else {}
         metadata = {
@@ -68,6 +78,34 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "files": files,
         "notes": notes,
     }
+
+
+class Ended:
+    """A callback that tells by which signal a run ended."""
+
+    signal: int | None = None
+
+    def on_stop(self, state: State) -> None:
+        """Keep the signal's number."""
+        self.signal = state.signal
+
+
+def _again(args: argparse.Namespace, folder: Path) -> str:
+    """Return the line to type to go on."""
+    words = [word for word in args.line if word != "--resume"]
+    out = [] if args.out else ["--out", str(folder)]
+    return shlex.join(["torchbasics", *words, *out, "--resume"])
+
+
+@contextlib.contextmanager
+def _resumed(out: str | None, name: str) -> Iterator[Path]:
+    """Find the folder of a run to go on with: the one that was named, or the newest of the model's."""
+    folders = [Path(out)] if out else [Path(f"runs/{name}"), *Path("runs").glob(f"{name}-[0-9]*")]
+    found = [folder for folder in folders if (folder / CHECKPOINT).is_dir()]
+    if not found:
+        place = repr(out) if out else f"'runs/{name}'"
+        raise ValueError(f"--resume: no checkpoint in {place}; leave out --resume to start a run")
+    yield max(found, key=lambda folder: (folder / CHECKPOINT).stat().st_mtime)
 
 
 @contextlib.contextmanager

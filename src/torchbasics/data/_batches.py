@@ -175,7 +175,8 @@ class DatasetBatches(Batches):
                 yield as_batch(batch)._replace(indices=index)
         finally:
             ended.value = 1  # no worker reads its batch to the end
-            del batches  # waits for the workers, a few seconds at most
+            # At most a few seconds. Not left to garbage collection: after an error the traceback holds the iterator.
+            batches._shutdown_workers()  # type: ignore[attr-defined]  # no public name
             for worker in workers:
                 worker.kill()  # one that hangs does not hear SIGTERM
 

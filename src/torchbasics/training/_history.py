@@ -21,7 +21,7 @@ class History(Sequence[Mapping[str, float]]):
     Attributes:
         rows: The epochs: plain dicts of floats.
         recipe: What was chosen for the run, automatic choices resolved.
-        stopped: Why the run ended before its last epoch: None, "early", or what a callback gave.
+        stopped: Why the run ended before its last epoch: None, "early", "signal", "time", or what a callback gave.
 
     >>> history = History([{"loss": 2.0, "seconds": 0.1}, {"loss": 1.5, "seconds": 0.1}])
     >>> history[-1]["loss"], history.column("loss")
