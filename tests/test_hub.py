@@ -120,7 +120,7 @@ def test_the_two_calls_of_the_tutorial_give_the_bits_of_upstream(
         drawn.append(build())
     (noise, targets), (own, own_targets) = drawn
     assert torch.equal(own, noise)
-    assert own_targets is targets is None or torch.equal(own_targets, targets)  # type: ignore[arg-type]
+    assert own_targets is targets is None or torch.equal(own_targets, targets)
 
     for n in (5, 1):
         assert torch.equal(model.test(own[:n]), zoo.net(noise[:n]).detach())
