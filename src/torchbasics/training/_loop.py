@@ -52,11 +52,11 @@ class Meter:
         sums = {name: float(value) for name, value in self.sums.items()}
         return {"sums": sums, "weight": self.weight, "samples": self.samples, "metrics": metrics}
 
-    def load_state_dict(self, state: Mapping[str, Any], targets: Tensor | None) -> None:
-        """Set what `state_dict` returned; *targets* are some of the data's."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Set what `state_dict` returned."""
         self.sums, self.weight, self.samples = dict(state["sums"]), state["weight"], state["samples"]
         if state["metrics"]:
-            self.metrics = make_metrics(self.wanted, targets)
+            self.metrics = make_metrics(list(state["metrics"]) if self.wanted is None else self.wanted, None)
             for name, saved in state["metrics"].items():
                 set_metric_state(self.metrics[name], saved)
 

@@ -131,7 +131,7 @@ class Run:
         self.state.step = state["steps_done"]
         self.state.stopped = state["stopped"]
         self.position, self.seconds = state["position"], state["seconds"]
-        self.meter.load_state_dict(state["meter"], self.train.targets)
+        self.meter.load_state_dict(state["meter"])
         self.history.rows[:] = state["history"]
         for name, callback in _stateful(callbacks).items():
             if name in state["callbacks"]:  # one that is new begins anew
