@@ -8,7 +8,7 @@ import random
 import signal
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,26 +17,11 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from torchbasics import _checks
 from torchbasics._files import tensors_digest
+from torchbasics.data._batch import Batch, as_batch, as_inputs, as_tensor, each, leaves
 from torchbasics.data._images import Images
 from torchbasics.data._order import derive, order, split
 
 DIGESTED = 2**28  # bytes of a tensor that are read for its digest: a fraction of a second
-
-Inputs = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
-
-
-class Batch(NamedTuple):
-    """Some samples: ``model(inputs)`` is to give *targets*."""
-
-    inputs: Inputs
-    targets: Tensor | None
-    size: int
-    indices: Tensor | None = None  # which samples of the dataset these are, where it has indices
-
-    def to(self, device: torch.device) -> Batch:
-        """Return the batch on *device*."""
-        targets = None if self.targets is None else self.targets.to(device, non_blocking=True)
-        return Batch(_each(self.inputs, lambda t: t.to(device, non_blocking=True)), targets, self.size, self.indices)
 
 
 class Batches:
@@ -93,16 +78,16 @@ class PairBatches(Batches):
     """Batches of tensors that lie in memory: a batch is one gather, with no Python per sample."""
 
     def __init__(self, inputs: Any, targets: Any, **options: Any) -> None:
-        self.inputs = _as_inputs(inputs)
-        self.targets = None if targets is None else _as_tensor("targets", targets)
-        lengths = [len(t) for t in _leaves(self.inputs)] + ([] if self.targets is None else [len(self.targets)])
+        self.inputs = as_inputs(inputs)
+        self.targets = None if targets is None else as_tensor("targets", targets)
+        lengths = [len(t) for t in leaves(self.inputs)] + ([] if self.targets is None else [len(self.targets)])
         if len(set(lengths)) > 1:
             raise ValueError(f"inputs and targets must have equal lengths, got {lengths[0]} and {lengths[-1]}")
         super().__init__(lengths[0], **options)
 
     def named(self) -> list[tuple[str, Tensor]]:
         """Return the tensors with the names a user knows them by."""
-        return [("inputs", t) for t in _leaves(self.inputs)] + (
+        return [("inputs", t) for t in leaves(self.inputs)] + (
             [] if self.targets is None else [("targets", self.targets)]
         )
 
@@ -113,11 +98,11 @@ class PairBatches(Batches):
     def gather(self, index: Tensor, epoch: int) -> Batch:
         """Gather rows: a copy, since a model may write to its inputs."""
         if self.shuffle:
-            inputs = _each(self.inputs, lambda t: t.index_select(0, index.to(t.device)))
+            inputs = each(self.inputs, lambda t: t.index_select(0, index.to(t.device)))
             targets = None if self.targets is None else self.targets.index_select(0, index.to(self.targets.device))
         else:
             rows = slice(int(index[0]), int(index[-1]) + 1)
-            inputs = _each(self.inputs, lambda t: t[rows].clone())
+            inputs = each(self.inputs, lambda t: t[rows].clone())
             targets = None if self.targets is None else self.targets[rows]
         return Batch(inputs, targets, len(index), index)
 
@@ -358,9 +343,9 @@ def split_data(data: Any, targets: Any, share: float, seed: int) -> tuple[Any, A
     if isinstance(data, tuple) and len(data) == 2 and targets is None:
         data, targets = data
     if targets is not None or isinstance(data, (Tensor, np.ndarray, dict)):
-        inputs, labels = _as_inputs(data), None if targets is None else _as_tensor("targets", targets)
-        parts = split(len(_leaves(inputs)[0]), share, seed)
-        pairs = [(_each(inputs, lambda t, i=i: t[i]), None if labels is None else labels[i]) for i in parts]
+        inputs, labels = as_inputs(data), None if targets is None else as_tensor("targets", targets)
+        parts = split(len(leaves(inputs)[0]), share, seed)
+        pairs = [(each(inputs, lambda t, i=i: t[i]), None if labels is None else labels[i]) for i in parts]
         return (pairs[0], pairs[1]) if labels is not None else (pairs[0][0], pairs[1][0])
     if isinstance(data, (DataLoader, list, IterableDataset)) or not hasattr(data, "__len__"):
         raise ValueError(f"validation={share!r} needs data with indices, not {type(data).__name__}; give it as data")
@@ -368,63 +353,6 @@ def split_data(data: Any, targets: Any, share: float, seed: int) -> tuple[Any, A
     if isinstance(data, Images):
         return data[train], data[held_out]
     return (torch.utils.data.Subset(data, part.tolist()) for part in (train, held_out))  # type: ignore[return-value]  # two
-
-
-def as_batch(item: Any) -> Batch:
-    """Read one item of a loader: (inputs, targets), or inputs alone."""
-    targets = None
-    if isinstance(item, (tuple, list)) and len(item) == 1:  # what a TensorDataset of inputs alone gives
-        item = item[0]
-    if isinstance(item, (tuple, list)):
-        if len(item) != 2:
-            raise TypeError(
-                f"a batch must be (inputs, targets), got {len(item)} parts; "
-                "give several inputs as ((a, b, ...), targets) or ({name: a, ...}, targets)"
-            )
-        inputs, targets = _as_inputs(item[0]), _as_tensor("targets", item[1])
-    else:
-        inputs = _as_inputs(item)
-    lengths = {len(t) for t in [*_leaves(inputs), *([] if targets is None else [targets])]}
-    if len(lengths) > 1:
-        raise ValueError(f"the tensors of a batch must have equal lengths, got {sorted(lengths)}")
-    return Batch(inputs, targets, lengths.pop())
-
-
-def _as_inputs(value: Any) -> Inputs:
-    if isinstance(value, Mapping):
-        return {str(k): _as_tensor(f"inputs[{k!r}]", v) for k, v in value.items()}
-    if isinstance(value, (tuple, list)):
-        return tuple(_as_tensor(f"inputs[{i}]", v) for i, v in enumerate(value))
-    return _as_tensor("inputs", value)
-
-
-def _as_tensor(name: str, value: Any) -> Tensor:
-    if isinstance(value, np.ndarray):
-        value = torch.as_tensor(np.require(value, requirements=["C", "W"]))  # torch shares what it may write to
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a tensor or an array, got {type(value).__name__}")
-    if value.ndim == 0:
-        raise ValueError(f"{name} must have a dimension of samples, got a single number")
-    if name == "targets" and value.dtype in (torch.int8, torch.int16, torch.int32):
-        return value.long()  # the labels that torch's losses take
-    return value
-
-
-def _leaves(inputs: Inputs) -> list[Tensor]:
-    if isinstance(inputs, Tensor):
-        return [inputs]
-    leaves = list(inputs.values()) if isinstance(inputs, dict) else list(inputs)
-    if not leaves:
-        raise ValueError("inputs hold no tensor")
-    return leaves
-
-
-def _each(inputs: Inputs, change: Any) -> Inputs:
-    if isinstance(inputs, Tensor):
-        return change(inputs)  # type: ignore[no-any-return]
-    if isinstance(inputs, dict):
-        return {k: change(v) for k, v in inputs.items()}
-    return tuple(change(v) for v in inputs)
 
 
 @contextmanager

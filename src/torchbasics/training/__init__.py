@@ -2,6 +2,7 @@
 
 from torchbasics._recipe import EarlyStopping as EarlyStopping
 from torchbasics._recipe import Recipe as Recipe
+from torchbasics.training._adversarial import Adversarial as Adversarial
 from torchbasics.training._callbacks import Callback as Callback
 from torchbasics.training._callbacks import State as State
 from torchbasics.training._doctor import check as check
@@ -14,7 +15,6 @@ from torchbasics.training._finding import Finding as Finding
 from torchbasics.training._finite import NonFiniteError as NonFiniteError
 from torchbasics.training._fit import fit as fit
 from torchbasics.training._history import History as History
-from torchbasics.training._steps import Adversarial as Adversarial
-from torchbasics.training._steps import Result as Result
-from torchbasics.training._steps import Step as Step
+from torchbasics.training._step import Result as Result
+from torchbasics.training._step import Step as Step
 from torchbasics.training._steps import Supervised as Supervised

@@ -16,6 +16,7 @@ from torchbasics._recipe import EarlyStopping
 from torchbasics.data._batches import LoaderBatches
 from torchbasics.training import _identity, _random, _store
 from torchbasics.training._callbacks import Callback, State, score
+from torchbasics.training._finite import NonFiniteError
 
 if TYPE_CHECKING:
     from torchbasics.training._run import Run
@@ -132,6 +133,8 @@ class Checkpointer(Callback):
             _store.write(path, {**self.identity, "random": _random.get_state(), **self.run.state_dict()}, step)
             spare = {path} if self.best_name is None else {path, folder / self.best_name}
             _store.prune(folder, self.options.keep, spare, self.options.damaged)
+        except NonFiniteError:  # news of an update before this one
+            raise
         except Exception as e:  # a full disk, a folder that is gone, a value that is no plain data
             self.best_name = best_name
             warnings.warn(

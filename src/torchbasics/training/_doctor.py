@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from torchbasics import _checks
 from torchbasics._recipe import Recipe
-from torchbasics.data._batches import Batch, Batches, make_batches
+from torchbasics.data._batch import Batch
+from torchbasics.data._batches import Batches, make_batches
 from torchbasics.training._doctor_data import look_at_inputs, look_at_labels, look_at_targets, missing_classes
 from torchbasics.training._doctor_model import (
     look_at_parameters,
@@ -24,7 +25,8 @@ from torchbasics.training._evaluate import check as check_data
 from torchbasics.training._evaluate import evaluating
 from torchbasics.training._finding import Finding
 from torchbasics.training._losses import is_classes
-from torchbasics.training._steps import Step, Supervised, call, make_step
+from torchbasics.training._step import Step, call
+from torchbasics.training._steps import Supervised, make_step
 from torchbasics.training._trial import copies, without_trace
 
 if TYPE_CHECKING:

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from torchbasics.data._batches import Batch, Batches, LoaderBatches, PairBatches
+from torchbasics.data._batch import Batch
+from torchbasics.data._batches import Batches, LoaderBatches, PairBatches
 from torchbasics.training._finding import Finding
 from torchbasics.training._losses import is_classes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from torchbasics.data._batches import Inputs
+    from torchbasics.data._batch import Inputs
 
 LARGE, SMALL = 10.0, 0.02  # mean or deviation of values in need of scaling; largest of values scaled twice
 LOOKED_AT = 8  # batches of a loader

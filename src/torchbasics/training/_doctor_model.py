@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from torchbasics.data._batches import Batch
+from torchbasics.data._batch import Batch
 from torchbasics.training._doctor_data import one_hot
 from torchbasics.training._evaluate import evaluating
 from torchbasics.training._finding import Finding

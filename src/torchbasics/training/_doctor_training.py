@@ -13,16 +13,17 @@ from torchbasics._recipe import Recipe
 from torchbasics.training._doctor_model import listed, loss_name
 from torchbasics.training._evaluate import evaluating
 from torchbasics.training._finding import Finding
+from torchbasics.training._finite import NonFiniteError
 from torchbasics.training._losses import is_classes
 from torchbasics.training._random import forked
-from torchbasics.training._finite import NonFiniteError
-from torchbasics.training._steps import Step, Supervised
+from torchbasics.training._step import Step
+from torchbasics.training._steps import Supervised
 from torchbasics.training._trial import copies
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from torchbasics.data._batches import Batch
+    from torchbasics.data._batch import Batch
 
 RATES = (3e-3, 3e-2, 3e-4)  # one of them suits every model that can learn at all
 EVERY = 10  # updates between two looks in eval mode

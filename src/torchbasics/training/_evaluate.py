@@ -16,13 +16,14 @@ from torchbasics.data._batches import Batches, PairBatches, make_batches
 from torchbasics.training._loop import Meter, run_epoch
 from torchbasics.training._metrics import Confusion, make_metrics
 from torchbasics.training._random import forked
-from torchbasics.training._steps import Step, call, make_step
+from torchbasics.training._step import Step, call
+from torchbasics.training._steps import make_step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from torchbasics.data._batches import Batch
-    from torchbasics.training._steps import Result
+    from torchbasics.data._batch import Batch
+    from torchbasics.training._step import Result
 
 BATCH_SIZE = 1000
 

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from torchbasics import _checks
 from torchbasics._recipe import Recipe
-from torchbasics.data._batches import Batch, Batches, make_batches
+from torchbasics.data._batch import Batch
+from torchbasics.data._batches import Batches, make_batches
 from torchbasics.training._evaluate import check as check_data
 from torchbasics.training._finite import NonFiniteError
-from torchbasics.training._steps import Step, make_step
+from torchbasics.training._step import Step
+from torchbasics.training._steps import make_step
 from torchbasics.training._trial import copies, without_trace
 
 if TYPE_CHECKING:

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from torch.optim import Optimizer
 
-    from torchbasics.data._batches import Batch
+    from torchbasics.data._batch import Batch
     from torchbasics.training._callbacks import State
-    from torchbasics.training._steps import Result, Step
+    from torchbasics.training._step import Result, Step
 
 SHOWN = 8  # samples named in a message
 

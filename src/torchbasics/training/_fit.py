@@ -23,7 +23,8 @@ from torchbasics.training._evaluate import BATCH_SIZE, check, evaluating, no_aut
 from torchbasics.training._metrics import make_metrics
 from torchbasics.training._optim import default_rate
 from torchbasics.training._run import Run
-from torchbasics.training._steps import call, make_step
+from torchbasics.training._step import call
+from torchbasics.training._steps import make_step
 from torchbasics.training._tensorboard import TensorBoard
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchbasics.data._batches import Batch
+from torchbasics.data._batch import Batch
 from torchbasics.training._metrics import Metric, make_metrics, metric_state, number, set_metric_state
-from torchbasics.training._steps import Result
+from torchbasics.training._step import Result
 
 
 class Meter:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from torchbasics._model import load_plain_state, plain_state
 from torchbasics._recipe import Recipe
-from torchbasics.data._batches import Batch, Batches
+from torchbasics.data._batch import Batch
+from torchbasics.data._batches import Batches
 from torchbasics.training import _random
 from torchbasics.training._augment import make_augmentation
 from torchbasics.training._callbacks import State, blame, callback_states, set_callback_states, tell
@@ -21,7 +22,7 @@ from torchbasics.training._finite import Guard
 from torchbasics.training._history import History
 from torchbasics.training._loop import Meter, run_epoch
 from torchbasics.training._signals import INTERRUPTED, Interrupts
-from torchbasics.training._steps import Result, Step
+from torchbasics.training._step import Result, Step
 
 
 class Run:

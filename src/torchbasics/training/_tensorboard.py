@@ -12,11 +12,12 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from torchbasics import _checks
-from torchbasics.data._batches import Batch, Batches
+from torchbasics.data._batch import Batch
+from torchbasics.data._batches import Batches
 from torchbasics.training._callbacks import Callback, State
 from torchbasics.training._evaluate import evaluating
 from torchbasics.training._losses import is_classes
-from torchbasics.training._steps import call
+from torchbasics.training._step import call
 
 PICTURES = 16  # images in the grid, in rows of 8
 SIDE = 84  # pixels of one picture

@@ -1,0 +1,87 @@
+"""A batch, and what it is made of: tensors by themselves, in a tuple or in a dict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Inputs = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
+
+
+class Batch(NamedTuple):
+    """Some samples: ``model(inputs)`` is to give *targets*."""
+
+    inputs: Inputs
+    targets: Tensor | None
+    size: int
+    indices: Tensor | None = None  # which samples of the dataset these are, where it has indices
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on *device*."""
+        targets = None if self.targets is None else self.targets.to(device, non_blocking=True)
+        return Batch(each(self.inputs, lambda t: t.to(device, non_blocking=True)), targets, self.size, self.indices)
+
+
+def as_batch(item: Any) -> Batch:
+    """Read one item of a loader: (inputs, targets), or inputs alone."""
+    targets = None
+    if isinstance(item, (tuple, list)) and len(item) == 1:  # what a TensorDataset of inputs alone gives
+        item = item[0]
+    if isinstance(item, (tuple, list)):
+        if len(item) != 2:
+            raise TypeError(
+                f"a batch must be (inputs, targets), got {len(item)} parts; "
+                "give several inputs as ((a, b, ...), targets) or ({name: a, ...}, targets)"
+            )
+        inputs, targets = as_inputs(item[0]), as_tensor("targets", item[1])
+    else:
+        inputs = as_inputs(item)
+    lengths = {len(t) for t in [*leaves(inputs), *([] if targets is None else [targets])]}
+    if len(lengths) > 1:
+        raise ValueError(f"the tensors of a batch must have equal lengths, got {sorted(lengths)}")
+    return Batch(inputs, targets, lengths.pop())
+
+
+def as_inputs(value: Any) -> Inputs:
+    """Read a model's inputs: a tensor, several in a tuple, or several by name."""
+    if isinstance(value, Mapping):
+        return {str(k): as_tensor(f"inputs[{k!r}]", v) for k, v in value.items()}
+    if isinstance(value, (tuple, list)):
+        return tuple(as_tensor(f"inputs[{i}]", v) for i, v in enumerate(value))
+    return as_tensor("inputs", value)
+
+
+def as_tensor(name: str, value: Any) -> Tensor:
+    """Read a tensor or an array with a dimension of samples."""
+    if isinstance(value, np.ndarray):
+        value = torch.as_tensor(np.require(value, requirements=["C", "W"]))  # torch shares what it may write to
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor or an array, got {type(value).__name__}")
+    if value.ndim == 0:
+        raise ValueError(f"{name} must have a dimension of samples, got a single number")
+    if name == "targets" and value.dtype in (torch.int8, torch.int16, torch.int32):
+        return value.long()  # the labels that torch's losses take
+    return value
+
+
+def leaves(inputs: Inputs) -> list[Tensor]:
+    """Return the tensors."""
+    if isinstance(inputs, Tensor):
+        return [inputs]
+    leaves = list(inputs.values()) if isinstance(inputs, dict) else list(inputs)
+    if not leaves:
+        raise ValueError("inputs hold no tensor")
+    return leaves
+
+
+def each(inputs: Inputs, change: Any) -> Inputs:
+    """Return inputs of the same form, each tensor changed by *change*."""
+    if isinstance(inputs, Tensor):
+        return change(inputs)  # type: ignore[no-any-return]
+    if isinstance(inputs, dict):
+        return {k: change(v) for k, v in inputs.items()}
+    return tuple(change(v) for v in inputs)

@@ -1,0 +1,152 @@
+"""The base of all steps: a model, its optimizers, and how a loss becomes an update."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from torchbasics._recipe import Recipe
+from torchbasics.data._batch import Batch, Inputs
+from torchbasics.training._finite import Late, check_gradients, finite
+from torchbasics.training._optim import make_optimizer, make_schedule
+
+
+class Result(NamedTuple):
+    """What one batch gave."""
+
+    losses: Mapping[str, float | Tensor]  # "loss" first; each a mean over the batch, a float where that costs no wait
+    weight: float  # of the losses in a mean over batches
+    outputs: Tensor | None = None  # for metrics
+    targets: Tensor | None = None
+
+
+class Step(ABC):
+    """One update, and the optimizers that it owns.
+
+    `fit` calls `bind`, `start`, then `update` for each batch; `evaluate` calls `bind` and the step's own `evaluate`.
+    """
+
+    defaults: ClassVar[Mapping[str, Any]] = {"optimizer": "adamw", "lr": 1e-2, "schedule": "onecycle"}
+    """What a recipe gets that names neither optimizer, lr nor schedule: the best peak for the zoo's classifiers."""
+
+    model: nn.Module
+    recipe: Recipe
+
+    def bind(self, model: nn.Module, recipe: Recipe) -> None:
+        """Take the model that is to be run."""
+        self.model = model
+        self.recipe = recipe
+        self.optimizers: list[Optimizer] = []
+        self.schedules: list[LRScheduler] = []
+        self.device = next((p.device.type for p in model.parameters()), "cpu")
+        self.scaler = torch.amp.GradScaler(self.device, enabled=recipe.precision == "float16")
+        self.dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(recipe.precision)
+        self.late: Late | None = None
+        self._unseen: list[Tensor] = []  # losses on a device that nobody has looked at
+
+    @abstractmethod
+    def start(self, steps: int | None) -> None:
+        """Make the optimizers for a run of *steps* updates."""
+
+    @abstractmethod
+    def update(self, batch: Batch) -> Result:
+        """Learn from a batch: one update of each optimizer."""
+
+    @abstractmethod
+    def evaluate(self, batch: Batch) -> Result:
+        """Measure on a batch, changing nothing."""
+
+    def check(self, batch: Batch, targets: Tensor | None) -> Result:
+        """Try some samples, in eval mode, before anything is changed; *targets* are all of the data's, if known.
+
+        Raises:
+            ValueError, TypeError: data and model do not fit.
+        """
+        return self.evaluate(batch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of optimizers, schedules and scaler."""
+        return {
+            "optimizers": [o.state_dict() for o in self.optimizers],
+            "schedules": [s.state_dict() for s in self.schedules],
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Set what `state_dict` returned."""
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        for schedule, saved in zip(self.schedules, state["schedules"], strict=True):
+            schedule.load_state_dict(saved)
+        self.scaler.load_state_dict(state["scaler"])
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context for the recipe's precision; float32 is none at all."""
+        return nullcontext() if self.dtype is None else torch.autocast(self.device, self.dtype)
+
+    def add_optimizer(self, parameters: Iterable[nn.Parameter], steps: int | None) -> Optimizer:
+        """Make the recipe's optimizer and schedule for *parameters*."""
+        optimizer = make_optimizer(self.recipe, parameters)
+        schedule = make_schedule(self.recipe, optimizer, steps)
+        self.optimizers.append(optimizer)
+        self.schedules += [] if schedule is None else [schedule]
+        return optimizer
+
+    def backward(self, loss: Tensor) -> float | Tensor:
+        """Add the gradient of *loss*; return its value, as a float where that needs no wait for a device.
+
+        Raises:
+            NonFiniteError: it is nan or infinite; on a device, `apply` tells.
+        """
+        value: float | Tensor
+        if loss.is_cpu:
+            value = finite(loss)
+        else:  # pragma: no cover  # CUDA
+            value = loss.detach()
+            self._unseen.append(value)
+        torch.autograd.backward(self.scaler.scale(loss) if self.scaler.is_enabled() else loss)
+        return value
+
+    def apply(self, optimizer: Optimizer) -> None:
+        """Clip the gradient and update.
+
+        Raises:
+            NonFiniteError: the gradient is not finite; nothing was updated. Under float16 the scaler leaves out the
+                update instead, and lowers its scale.
+        """
+        norm = None
+        if self.recipe.clip_norm is not None:
+            self.scaler.unscale_(optimizer)
+            held = [p for group in optimizer.param_groups for p in group["params"]]
+            norm = nn.utils.clip_grad_norm_(held, self.recipe.clip_norm)
+        losses, self._unseen = self._unseen, []
+        if self.scaler.is_enabled():
+            for loss in losses:
+                finite(loss)  # pragma: no cover  # CUDA
+            self.scaler.step(optimizer)
+        elif self.late is not None:
+            self.late.look(optimizer, losses)
+            optimizer.step()
+        else:
+            check_gradients(optimizer, norm, losses)
+            optimizer.step()
+        if self.dtype is not None:
+            torch.clear_autocast_cache()  # inside an autocast of the caller's, torch would go on with the old weights
+
+
+def call(forward: Callable[..., Any], inputs: Inputs) -> Any:
+    """Run *forward* on a tensor, a tuple (positional arguments) or a dict (keyword arguments)."""
+    if isinstance(inputs, Tensor):
+        return forward(inputs)
+    return forward(**inputs) if isinstance(inputs, dict) else forward(*inputs)
+
+
+def number_of(loss: Tensor) -> float | Tensor:
+    return loss.item() if loss.is_cpu else loss.detach()
