@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.helpers import CrashAt, CrashError, blobs, equal, small_images
+from tests.helpers import CrashAt, CrashError, blobs, equal, newest, small_images
 from torchbasics import models, training
 from torchbasics.training import State, fit
 from torchbasics.training._ema import Average
@@ -160,16 +160,16 @@ def test_checkpoints_of_compiled_models_have_plain_names(tmp_path: Path, monkeyp
     with pytest.raises(CrashError):
         quiet(compiled(make()), blobs(), **options, checkpoint=tmp_path, callbacks=[CrashAt(6)])
 
-    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    state = newest(tmp_path)
     with pytest.raises(CrashError):
         quiet(resumed, blobs(), **options, checkpoint=tmp_path, callbacks=[CrashAt(7)])
     quiet(compiled(back), blobs(), **options, checkpoint=tmp_path)
     quiet(make(), blobs(), epochs=1, compile=True, checkpoint=tmp_path / "own")
 
-    own = torch.load(tmp_path / "own/checkpoint.pt", weights_only=True)
+    own = newest(tmp_path / "own")
     assert state["callbacks"]["Stopper"]["weights"]
-    assert "_orig_mod" not in repr([state["model"].keys(), state["callbacks"], own["model"].keys()])
-    assert state["model"].keys() == own["model"].keys()
+    assert "_orig_mod" not in repr([state["model_state"].keys(), state["callbacks"], own["model_state"].keys()])
+    assert state["model_state"].keys() == own["model_state"].keys()
     assert equal(back, whole)
 
 

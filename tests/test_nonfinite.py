@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from tests.helpers import blobs, equal, small_images
+from tests.helpers import blobs, equal, newest, small_images
 from torchbasics import _model, models, training
 from torchbasics.training import Adversarial, NonFiniteError, Recipe, State, Step, Supervised, _finite, fit
 
@@ -145,7 +145,7 @@ def test_a_gradient_that_is_not_finite_stops_the_update_too(options: dict[str, A
 def test_without_the_check_of_gradients_the_weights_are_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     """Positive control: nothing else stops that update."""
     model = spoiled()
-    monkeypatch.setattr("torchbasics.training._steps.check_gradients", lambda *_: None)
+    monkeypatch.setattr("torchbasics.training._step.check_gradients", lambda *_: None)
 
     with pytest.raises(NonFiniteError, match="the loss is nan at step 4"):
         quiet(model, Poisoned(13, 1e9), epochs=1, optimizer="sgd")
@@ -318,7 +318,7 @@ def test_a_flag_on_the_device_is_read_a_step_late_and_names_the_right_step(
     keep.models[0] = copy.deepcopy(model)
     bad = sample // 5 + 1
     monkeypatch.setattr(_finite, "is_late", lambda step: True)
-    monkeypatch.setattr("torchbasics.training._steps.finite", lambda loss: loss.detach())
+    monkeypatch.setattr("torchbasics.training._step.finite", lambda loss: loss.detach())
     options: dict[str, Any] = {"optimizer": "adamw", "fused": True, "checkpoint": tmp_path, "checkpoint_every": 3}
 
     with pytest.raises(NonFiniteError, match=f"loss or gradients are not finite at step {bad}, epoch 1") as caught:
@@ -327,8 +327,7 @@ def test_a_flag_on_the_device_is_read_a_step_late_and_names_the_right_step(
     assert caught.value.indices == list(range(5 * bad - 5, 5 * bad))
     assert caught.value.module == "net.0"
     assert equal(model, keep.models[bad - 1])
-    saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["steps_done"] if bad > 3 else 0
-    assert saved == (bad - 1) // 3 * 3
+    assert newest(tmp_path)["steps_done"] == (bad - 1) // 3 * 3
 
 
 def test_a_flag_on_the_device_changes_no_bit_of_a_good_run(monkeypatch: pytest.MonkeyPatch) -> None:
