@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import copy
+import inspect
+import linecache
+import random
+import re
+import sys
+import types
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 import torchmetrics
 from torch import nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from tests.helpers import CrashAt, CrashError, blobs, equal
 from torchbasics import models
 from torchbasics._files import CheckpointError
-from torchbasics.training import fit
+from torchbasics._model import load_plain_state, plain_state
+from torchbasics.training import State, _identity, _store, fit
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
 quiet = partial(fit, progress=False, batch_size=16, lr=0.01, schedule="onecycle")
 
@@ -37,7 +47,7 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("step", [1, 3, 4, 6, 8])
+@pytest.mark.parametrize("step", [1, 4, 6])
 @pytest.mark.parametrize("name", OPTIONS)
 def test_a_run_that_crashed_ends_on_the_bits_of_the_one_that_did_not(name: str, step: int, tmp_path: Path) -> None:
     """Parameters, buffers and history are equal, wherever it crashed: mid-epoch, at an epoch's end, twice."""
@@ -51,9 +61,7 @@ def test_a_run_that_crashed_ends_on_the_bits_of_the_one_that_did_not(name: str, 
                 checkpoint=tmp_path, checkpoint_every=1, callbacks=[CrashAt(crash)],
             )  # fmt: skip
     resumed = copy.deepcopy(start)
-    history = quiet(
-        resumed, blobs(), epochs=3, **OPTIONS[name], checkpoint=tmp_path, checkpoint_every=1, callbacks=[CrashAt(-1)]
-    )
+    history = quiet(resumed, blobs(), epochs=3, **OPTIONS[name], checkpoint=tmp_path, checkpoint_every=1)
 
     assert equal(resumed, whole)
     assert history == expected
@@ -67,21 +75,89 @@ def test_without_the_generators_the_comparison_fails(tmp_path: Path, monkeypatch
         quiet(copy.deepcopy(start), blobs(), epochs=3, checkpoint=tmp_path, checkpoint_every=1, callbacks=[CrashAt(5)])
     monkeypatch.setattr("torchbasics.training._run._random.set_state", lambda state: None)
 
-    quiet(start, blobs(), epochs=3, checkpoint=tmp_path, checkpoint_every=1, callbacks=[CrashAt(-1)])
+    quiet(start, blobs(), epochs=3, checkpoint=tmp_path, checkpoint_every=1)
 
     assert not equal(start, whole)
 
 
-def test_a_finished_run_comes_back_whole(tmp_path: Path) -> None:
-    """Nothing is trained; model and history are there."""
-    model, fresh = make(), make()
-    history = quiet(model, blobs(), epochs=2, checkpoint=tmp_path)
+def interrupted(start: nn.Module, folder: Path, data: Any = None, *, step: int = 5, **options: Any) -> nn.Module:
+    """Crash at *step*, go on, and return the model."""
+    data = blobs() if data is None else data
+    options = {"epochs": 3, "checkpoint": folder, "checkpoint_every": 1, **options}
+    with pytest.raises(CrashError):
+        quiet(copy.deepcopy(start), data, callbacks=[CrashAt(step)], **options)
+    resumed = copy.deepcopy(start)
+    quiet(resumed, data, **options)
+    return resumed
 
-    again = quiet(fresh, blobs(), epochs=2, checkpoint=tmp_path)
+
+class Noisy(Dataset[Any]):
+    """Points with noise from all global generators."""
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, i: int) -> Any:
+        return torch.randn(6) + random.random() + float(np.random.rand()), i % 3  # noqa: NPY002
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_augmentation_and_workers_change_nothing(workers: int, tmp_path: Path) -> None:
+    """A run with *workers* goes on to the bits of a run without, which nobody interrupted."""
+    whole, start = make(), make()
+    options: dict[str, Any] = {"epochs": 2, "batch_size": 10, "augment": lambda x: x + torch.randn_like(x)}
+    quiet(whole, Noisy(), **options)
+
+    resumed = interrupted(start, tmp_path, Noisy(), workers=workers, step=6, checkpoint_every=3, **options)
+
+    assert equal(resumed, whole)
+
+
+def test_a_run_without_a_seed_goes_on(tmp_path: Path) -> None:
+    """The seed that was drawn is kept, and the global generators are those of the run."""
+    whole, start = make(), make()
+    random_state = torch.get_rng_state()
+    quiet(whole, blobs(), epochs=3, seed=None)
+    end = torch.get_rng_state()
+    torch.set_rng_state(random_state)
+    with pytest.raises(CrashError):
+        quiet(
+            copy.deepcopy(start), blobs(), epochs=3, seed=None, checkpoint=tmp_path, checkpoint_every=2,
+            callbacks=[CrashAt(7)],
+        )  # fmt: skip
+    torch.manual_seed(99)
+
+    quiet(start, blobs(), epochs=3, seed=None, checkpoint=tmp_path)
+
+    assert equal(start, whole)
+    assert torch.equal(torch.get_rng_state(), end)
+
+
+def test_a_finished_run_comes_back_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is trained; model, optimizer and history are there, and a line says so."""
+    model, fresh = make(), make()
+    first, second = (torch.optim.Adam(m.parameters()) for m in (model, fresh))
+    options: dict[str, Any] = {"epochs": 2, "checkpoint": tmp_path, "batch_size": 16}
+    history = fit(model, blobs(), optimizer=first, **options)
+    capsys.readouterr()
+
+    again = fit(fresh, blobs(), optimizer=second, **options)
 
     assert again == history
     assert [row["seconds"] for row in again] == [row["seconds"] for row in history]
     assert equal(fresh, model)
+    moments = [[o.state[p]["exp_avg"] for p in o.param_groups[0]["params"]] for o in (first, second)]
+    assert all(torch.equal(a, b) for a, b in zip(*moments, strict=True))
+    line = capsys.readouterr().out.splitlines()[1]
+    last = str(tmp_path / "step-00000008")
+    assert line == f"nothing left to train: {last!r} is of a finished run, and all of its state is back"
+
+
+def test_a_run_that_goes_on_says_from_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The checkpoint, its step and epoch."""
+    interrupted(make(), tmp_path, step=6, progress=None)
+
+    assert f"going on from '{tmp_path / 'step-00000005'}': step 5, epoch 2/3" in capsys.readouterr().out.splitlines()
 
 
 def test_more_epochs_go_on_where_the_schedule_allows_it(tmp_path: Path) -> None:
@@ -99,48 +175,370 @@ def test_more_epochs_go_on_where_the_schedule_allows_it(tmp_path: Path) -> None:
         quiet(parts, blobs(), epochs=3, checkpoint=tmp_path / "cycle")
 
 
-def test_a_changed_run_is_refused_with_both_values(tmp_path: Path) -> None:
-    """Recipe and data; nothing is overwritten."""
+CHANGED: dict[str, tuple[dict[str, Any], str]] = {
+    "seed": ({"seed": 3}, "seed was 0 and is 3"),
+    "batch size": ({"batch_size": 15}, "batch_size was 16 and is 15"),
+    "optimizer": ({"optimizer": "sgd"}, "optimizer was 'adamw' and is 'sgd'"),
+    "length": ({"data": blobs(n=59)}, "the data had 60 samples and has 59"),
+    "model": (
+        {"model": models.MLP(6, (9,), 3, dropout=0.3, batch_norm=True)},
+        r"the model was MLP\(.*hidden=\(8,\).*\) and is MLP\(.*hidden=\(9,\)",
+    ),
+    "two": ({"seed": 3, "data": blobs(n=59)}, "seed was 0 and is 3; the data had 60 samples and has 59; undo the change"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("resume", ["auto", True])
+@pytest.mark.parametrize("change", CHANGED)
+def test_a_changed_run_is_refused_with_both_values(change: str, resume: Any, tmp_path: Path) -> None:
+    """Whatever *resume* is; nothing is written or deleted."""
     quiet(make(), blobs(), epochs=1, checkpoint=tmp_path)
-    before = (tmp_path / "checkpoint.pt").read_bytes()
+    before = sorted(tmp_path.rglob("*"))
+    options, message = CHANGED[change]
+    options = {"model": make(), "data": blobs(), "resume": resume, **options}
 
-    with pytest.raises(ValueError, match="seed was 0 and is 3; the data had 60 samples and has 59"):
-        quiet(make(), blobs(n=59), epochs=1, seed=3, checkpoint=tmp_path)
+    with pytest.raises(ValueError, match=message):
+        quiet(options.pop("model"), options.pop("data"), epochs=1, checkpoint=tmp_path, **options)
 
-    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def own_model(body: str) -> type[nn.Module]:
+    """A class of the user's, as a notebook's cell makes one."""
+    source = f"class Own(nn.Linear):\n    def forward(self, x):\n        return {body}\n"
+    name = f"<cell {len(linecache.cache)}>"
+    linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+    module = types.ModuleType("notebook_of_a_user")
+    module.__dict__.update(nn=nn, __file__=name)
+    sys.modules[module.__name__] = module
+    exec(compile(source, name, "exec"), module.__dict__)
+    made: type[nn.Module] = module.Own
+    return made
+
+
+def test_a_run_that_only_digests_tell_apart_goes_on_when_told_to() -> None:
+    """See the three tests below; here are their words."""
+    assert _identity.DIGESTS == {
+        "data": "the data", "weights": "the starting weights", "source": "the source of the model's class",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ["weights", "data", "source"])
+def test_auto_goes_on_with_the_same_run_only(what: str, tmp_path: Path) -> None:
+    """Other starting weights, other values, another class: refused with the two ways on; True goes on."""
+    classes = [own_model("super().forward(x)"), own_model("super().forward(x) * 2")]
+
+    def run(*, changed: bool, folder: Path = tmp_path, resume: Any = "auto", epochs: int = 1) -> None:
+        torch.manual_seed(7 if changed and what == "weights" else 0)
+        if what == "source":
+            sys.modules["notebook_of_a_user"].__file__ = inspect.getfile(classes[changed].forward)
+            sys.modules["notebook_of_a_user"].Own = classes[changed]  # type: ignore[attr-defined]  # made there
+        model = classes[changed](6, 3) if what == "source" else nn.Linear(6, 3)
+        inputs, targets = blobs()
+        if changed and what == "data":
+            inputs[41, 3] += 1
+        quiet(
+            model, (inputs, targets), epochs=epochs, schedule=None, checkpoint=folder, resume=resume
+        )  # fmt: skip
+
+    run(changed=False)
+    run(changed=False)
+    with pytest.raises(
+        ValueError,
+        match=rf"{_identity.DIGESTS[what]} changed since '.*step-00000004' was written; go on all the same with "
+        "resume=True, or begin anew with resume=False in another checkpoint folder",
+    ):
+        run(changed=True)
+    run(changed=True, resume=True, epochs=2)
+    run(changed=True, resume=False, folder=tmp_path / "new")
+
+
+def test_the_model_of_this_very_run_goes_on(tmp_path: Path) -> None:
+    """A second call with the trained model is the same run; with weights from elsewhere it is not."""
+    model = make()
+    quiet(model, blobs(), epochs=1, schedule=None, checkpoint=tmp_path)
+    quiet(model, blobs(), epochs=2, schedule=None, checkpoint=tmp_path)
+    fresh = make()
+    quiet(fresh, blobs(), epochs=2, schedule=None, checkpoint=tmp_path)  # the digest of the start was kept
+
+    assert equal(fresh, model)
+    with torch.no_grad():
+        next(model.parameters()).add_(1)
+    with pytest.raises(ValueError, match="the starting weights changed"):
+        quiet(model, blobs(), epochs=3, schedule=None, checkpoint=tmp_path)
 
 
 def test_resume_says_what_must_be_there(tmp_path: Path) -> None:
     """True wants a checkpoint, False wants none, a path is that one."""
-    with pytest.raises(FileNotFoundError, match="no checkpoint in"):
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint in .*; start one with resume='auto'"):
         quiet(make(), blobs(), epochs=1, checkpoint=tmp_path, resume=True)
-    model, fresh = make(), make()
+    with pytest.raises(ValueError, match="resume=True needs a folder for the checkpoints to come; give checkpoint="):
+        quiet(make(), blobs(), epochs=1, resume=True)
+    model = make()
     quiet(model, blobs(), epochs=1, checkpoint=tmp_path, resume=False)
-    with pytest.raises(FileExistsError, match="holds a checkpoint; go on with resume=True, or give another folder"):
+    with pytest.raises(
+        FileExistsError, match=r"holds checkpoints; .* resume=True, or begin anew in another checkpoint"
+    ):
         quiet(make(), blobs(), epochs=1, checkpoint=tmp_path, resume=False)
 
-    quiet(fresh, blobs(), epochs=1, checkpoint=tmp_path / "other", resume=tmp_path)
-
-    assert equal(fresh, model)
-
-
-def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
-    """Damaged, of another kind, or running code."""
-    path = tmp_path / "checkpoint.pt"
-    path.write_bytes(b"nonsense")
-    with pytest.raises(CheckpointError, match="is not a checkpoint or is damaged") as caught:
-        quiet(make(), blobs(), epochs=1, checkpoint=tmp_path)
-    assert caught.value.reason == "damaged"
-    torch.save({"format": 99}, path)
-    with pytest.raises(CheckpointError, match="is not a checkpoint of format 1"):
-        quiet(make(), blobs(), epochs=1, checkpoint=tmp_path)
+    for given in (tmp_path, tmp_path / "step-00000004", str(tmp_path / "step-00000000")):
+        fresh = make()
+        quiet(fresh, blobs(), epochs=1, checkpoint=tmp_path / f"of {Path(given).name}", resume=given)
+        assert equal(fresh, model)
+        assert len(list((tmp_path / f"of {Path(given).name}").iterdir())) > 0
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint in .*step-00000099'"):
+        quiet(make(), blobs(), epochs=1, checkpoint=tmp_path, resume=tmp_path / "step-00000099")
+    (tmp_path / "step-00000004" / "manifest.json").unlink()
+    with pytest.raises(CheckpointError, match=r"manifest\.json cannot be read"):
+        quiet(make(), blobs(), epochs=1, checkpoint=tmp_path, resume=tmp_path / "step-00000004")
 
 
-def test_checkpoints_load_with_weights_only(tmp_path: Path) -> None:
-    """Plain data; no temporary file is left behind."""
-    quiet(make(), blobs(), epochs=1, checkpoint=tmp_path)
+def spoil(path: Path) -> None:
+    (path / "state.pt").write_bytes((path / "state.pt").read_bytes()[:100])
 
-    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
 
-    assert state["steps_done"] == 4
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+def test_a_damaged_checkpoint_costs_only_the_way_from_the_one_before(tmp_path: Path) -> None:
+    """The run ends on the same bits, and the damaged one is gone when there is a better one."""
+    whole, start = make(), make()
+    quiet(whole, blobs(), epochs=3)
+    options: dict[str, Any] = {"epochs": 3, "checkpoint": tmp_path, "checkpoint_every": 2}
+    with pytest.raises(CrashError):
+        quiet(copy.deepcopy(start), blobs(), callbacks=[CrashAt(7)], **options)
+    spoil(tmp_path / "step-00000006")
+
+    with pytest.warns(RuntimeWarning, match=r"step-00000006' is damaged: state.pt has 100 bytes.*; it is passed over"):
+        quiet(start, blobs(), **options)
+
+    assert equal(start, whole)
+    assert [path.name for path in _store.checkpoints(tmp_path)] == ["step-00000012.2", "step-00000012"]
+
+
+def test_with_all_of_them_damaged_a_run_begins_anew(tmp_path: Path) -> None:
+    """With as many warnings; resume=True refuses."""
+    whole, start = make(), make()
+    quiet(whole, blobs(), epochs=1, checkpoint=tmp_path)
+    for path in tmp_path.iterdir():
+        spoil(path)
+
+    with (
+        pytest.warns(RuntimeWarning, match="it is passed over"),
+        pytest.raises(CheckpointError, match=r"all checkpoints in .* are damaged; begin anew elsewhere"),
+    ):
+        quiet(make(), blobs(), epochs=1, checkpoint=tmp_path, resume=True)
+    with pytest.warns(RuntimeWarning, match="it is passed over") as warned:
+        quiet(start, blobs(), epochs=1, checkpoint=tmp_path)
+
+    assert len(warned) == 2
+    assert equal(start, whole)
+    assert _store.newest(tmp_path)[0] is not None
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
+    """The first checkpoint is at step 0; then *keep* of the newest, and the one with the lowest validation loss."""
+    seen: list[list[str]] = []
+
+    class Watch:
+        def on_step(self, state: State) -> None:
+            seen.append(sorted(path.name for path in tmp_path.iterdir()))
+
+    history = quiet(
+        make(), blobs(n=20), validation=blobs(n=20, seed=8), epochs=6, lr=0.3, batch_size=20, schedule=None,
+        checkpoint=tmp_path, callbacks=[Watch()], keep=1,
+    )  # fmt: skip
+
+    assert seen[0] == ["step-00000000"]
+    losses = history.column("validation_loss")
+    best = losses.index(min(losses)) + 1
+    assert best < 5
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"step-{best:08d}", "step-00000006"]
+
+
+def test_a_checkpoint_that_cannot_be_saved_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training goes on to the same bits; those before it are kept."""
+    whole, model = make(), make()
+    quiet(whole, blobs(), epochs=2)
+    original = _store.write
+
+    def fail(path: Path, state: Any, step: int) -> None:
+        if step == 8:
+            raise OSError(28, "No space left on device")
+        original(path, state, step)
+
+    monkeypatch.setattr(_store, "write", fail)
+
+    with pytest.warns(
+        RuntimeWarning, match=r"the checkpoint at step 8 could not be saved in .*No space left.*are kept"
+    ):
+        quiet(model, blobs(), epochs=2, checkpoint=tmp_path)
+
+    assert equal(model, whole)
+    assert [path.name for path in _store.checkpoints(tmp_path)] == ["step-00000004", "step-00000000"]
+
+
+class Counter:
+    """A callback with a state."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def on_step(self, state: State) -> None:
+        self.steps += 1
+
+    def state_dict(self) -> dict[str, int]:
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.steps = state["steps"]
+
+
+def test_callbacks_find_their_state_whoever_else_is_there(tmp_path: Path) -> None:
+    """Two of a class by their order; others may come and go."""
+    options: dict[str, Any] = {"epochs": 2, "checkpoint": tmp_path, "checkpoint_every": 1}
+    with pytest.raises(CrashError):
+        quiet(make(), blobs(), callbacks=[Counter(), Counter(), CrashAt(3)], **options)
+    one, two, late = Counter(), Counter(), Counter()
+    two.steps = 100
+
+    quiet(make(), blobs(), callbacks=[one, two, late], **options)
+
+    assert (one.steps, two.steps, late.steps) == (8, 8, 6)
+
+
+def test_the_threads_of_the_run_are_set_and_put_back(tmp_path: Path) -> None:
+    """The last bits depend on them."""
+    seen: list[int] = []
+
+    class Watch:
+        def on_step(self, state: State) -> None:
+            seen.append(torch.get_num_threads())
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    with pytest.raises(CrashError):
+        quiet(make(), blobs(), epochs=1, checkpoint=tmp_path, checkpoint_every=1, callbacks=[CrashAt(2)])
+    torch.set_num_threads(before)
+
+    quiet(make(), blobs(), epochs=1, checkpoint=tmp_path, callbacks=[Watch()])
+
+    assert set(seen) == {before + 1}
+    assert torch.get_num_threads() == before
+
+
+def test_other_numerics_are_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another torch goes on with the same order of data, and says that the last bits may differ."""
+    quiet(make(), blobs(), epochs=1, schedule=None, checkpoint=tmp_path)
+    assert not caplog.messages
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "OTHER")
+
+    quiet(make(), blobs(), epochs=2, schedule=None, checkpoint=tmp_path)
+
+    (message,) = caplog.messages
+    assert re.fullmatch(
+        r"the run goes on with the same data order, but not .*: instructions was '.*' and is 'OTHER'", message
+    )
+
+
+def test_wrappers_leave_no_trace(tmp_path: Path) -> None:
+    """What was trained through torch.compile or DataParallel goes on without, and the other way round."""
+    wrapped = nn.DataParallel(make())
+    inner = nn.Sequential(make())
+    quiet(wrapped, blobs(), epochs=1, schedule=None, checkpoint=tmp_path)
+    plain = make()
+
+    quiet(plain, blobs(), epochs=2, schedule=None, checkpoint=tmp_path)
+
+    state = _store.read(_store.checkpoints(tmp_path)[0])["model_state"]
+    assert list(state) == list(plain.state_dict())
+    part: Any = torch.compile(make())
+    whole: Any = torch.compile(inner)
+    assert list(plain_state(whole)) == list(plain_state(nn.Sequential(part))) == list(inner.state_dict())
+    load_plain_state(nn.Sequential(part), inner.state_dict())
+    assert equal(part._orig_mod, inner[0])
+
+
+def loader(**options: Any) -> DataLoader[Any]:
+    return DataLoader(TensorDataset(*blobs()), batch_size=16, **options)
+
+
+plain = partial(fit, progress=False, lr=0.01)
+UNSURE = "a DataLoader without state_dict and load_state_dict goes on exactly from the end of an epoch only"
+
+
+@pytest.mark.parametrize("own_generator", [False, True])
+def test_a_loader_of_ones_own_goes_on_exactly_from_the_end_of_an_epoch(own_generator: bool, tmp_path: Path) -> None:
+    """With the global generator or one of its own."""
+
+    def make_loader() -> DataLoader[Any]:
+        return loader(shuffle=True, generator=torch.Generator().manual_seed(3) if own_generator else None)
+
+    whole, start = make(), make()
+    plain(whole, make_loader(), epochs=3)
+    with pytest.raises(CrashError):
+        plain(copy.deepcopy(start), make_loader(), epochs=3, checkpoint=tmp_path, callbacks=[CrashAt(6)])
+
+    plain(start, make_loader(), epochs=3, checkpoint=tmp_path)
+
+    assert equal(start, whole)
+
+
+def test_within_an_epoch_a_loader_of_ones_own_is_warned_of(tmp_path: Path) -> None:
+    """And rightly so: its order is another one."""
+    whole, start = make(), make()
+    plain(whole, loader(shuffle=True), epochs=2)
+    with pytest.warns(RuntimeWarning, match=UNSURE), pytest.raises(CrashError):
+        plain(
+            copy.deepcopy(start), loader(shuffle=True), epochs=2, checkpoint=tmp_path, checkpoint_every=1,
+            callbacks=[CrashAt(6)],
+        )  # fmt: skip
+
+    with pytest.warns(RuntimeWarning, match=UNSURE):
+        plain(start, loader(shuffle=True), epochs=2, checkpoint=tmp_path)
+
+    assert not equal(start, whole)
+
+
+class Stateful:
+    """A loader with the protocol: its own order, and where it stands in it."""
+
+    def __init__(self) -> None:
+        self.generator = torch.Generator().manual_seed(4)
+        self.rest: list[Any] = []
+
+    def __iter__(self) -> Iterator[Any]:
+        torch.rand(())  # as torch's own loader draws a seed
+        return self.batches()
+
+    def batches(self) -> Iterator[Any]:
+        inputs, targets = blobs()
+        if not self.rest:
+            self.rest = list(torch.split(torch.randperm(60, generator=self.generator), 16))
+        while self.rest:
+            index = self.rest.pop(0)
+            yield inputs[index], targets[index]
+
+    def __len__(self) -> int:
+        return 4
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rest": list(self.rest)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.rest = list(state["rest"])
+
+
+@pytest.mark.parametrize("step", [3, 4, 5, 6])
+@pytest.mark.parametrize("kind", [Stateful, lambda: list(loader())], ids=["protocol", "list"])
+def test_a_loader_with_the_protocol_goes_on_exactly_from_anywhere(kind: Any, step: int, tmp_path: Path) -> None:
+    """So does a list; nobody is warned."""
+    whole, start = make(), make()
+    plain(whole, kind(), epochs=3)
+    with pytest.raises(CrashError):
+        plain(
+            copy.deepcopy(start), kind(), epochs=3, checkpoint=tmp_path, checkpoint_every=1, callbacks=[CrashAt(step)]
+        )
+
+    plain(start, kind(), epochs=3, checkpoint=tmp_path)
+
+    assert equal(start, whole)

@@ -80,7 +80,7 @@ def test_importing_the_package_brings_in_nothing_heavy() -> None:
 
 def test_importing_all_public_modules_brings_in_no_extra() -> None:
     """Extras are loaded on use."""
-    loaded = modules_after("from torchbasics import data, hub, io, models, plot, training")
+    loaded = modules_after("from torchbasics import data, hub, io, models, plot, testing, training")
 
     assert "torch" in loaded
     assert not {"torchvision", "tensorboard", "matplotlib", "torchmetrics", "tqdm.auto", "onnx"} & loaded
@@ -88,7 +88,8 @@ def test_importing_all_public_modules_brings_in_no_extra() -> None:
 
 def test_the_public_names_are_these() -> None:
     """A new public name is a decision."""
-    assert dir(torchbasics) == ["__version__", "data", "device", "hub", "info", "io", "models", "plot", "training"]
+    public = ["__version__", "data", "device", "hub", "info", "io", "models", "plot", "testing", "training"]
+    assert dir(torchbasics) == public
     for name in dir(torchbasics):
         assert getattr(torchbasics, name) is not None
 

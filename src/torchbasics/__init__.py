@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 # Imported on first use, so that `import torchbasics` costs nothing: neither torch nor any extra is loaded by it.
-_MODULES = ("data", "hub", "io", "models", "plot", "training")
+_MODULES = ("data", "hub", "io", "models", "plot", "testing", "training")
 _NAMES = {"device": "torchbasics._env", "info": "torchbasics._env"}
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torchbasics import hub as hub
     from torchbasics import io as io
     from torchbasics import models as models
+    from torchbasics import testing as testing
     from torchbasics import training as training
     from torchbasics._env import device as device
     from torchbasics._env import info as info

@@ -192,7 +192,8 @@ def run_child(train: Train, folder: Path, kill: Kill | None = None, *, timeout: 
     folder.mkdir(parents=True, exist_ok=True)
     # A fork of a fresh process that has imported torch and done nothing else: a process of its own, started quickly.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torchbasics.testing", "torchbasics.training"])
+    # (torch.optim loads torch._dynamo on use, which takes longer than a small training.)
+    context.set_forkserver_preload(["torchbasics.testing", "torchbasics.training", "torch._dynamo"])
     receiver, sender = context.Pipe(duplex=False)
     method = multiprocessing.get_start_method()  # which the process itself is to use for its own
     process = context.Process(target=_main, args=(train, folder, kill, sender, method))

@@ -143,12 +143,17 @@ class _Digesting:
         self.file = file
         self.size = 0
         self.sha256 = hashlib.sha256()
+        self.error: OSError | None = None  # which torch.save hides behind its own
 
     def write(self, content: Any) -> int:
         """Write."""
         self.size += len(content)
         self.sha256.update(content)
-        return self.file.write(content)
+        try:
+            return self.file.write(content)
+        except OSError as e:
+            self.error = e
+            raise
 
     def flush(self) -> None:
         """Flush."""
@@ -158,7 +163,10 @@ class _Digesting:
 def _write(path: Path, fill: Callable[[Any], object]) -> dict[str, Any]:
     with path.open("xb") as opened:
         file = _Digesting(opened)
-        fill(file)
+        try:
+            fill(file)
+        except RuntimeError as e:
+            raise file.error or e from None
         opened.flush()
         os.fsync(opened.fileno())
     return {"size": file.size, "sha256": file.sha256.hexdigest()}
