@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.data import Dataset, IterableDataset
 
 from torchbasics import data
 from torchbasics.training import _store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from torch.optim import Optimizer
@@ -26,6 +29,28 @@ def blobs(n: int = 60, features: int = 6, classes: int = 3, seed: int = 1) -> tu
     targets = torch.arange(n) % classes
     centres = 3 * torch.randn(classes, features, generator=generator)
     return centres[targets] + torch.randn(n, features, generator=generator), targets
+
+
+class Squares(Dataset[tuple[Tensor, Tensor]]):
+    """A map-style dataset with random numbers of all three kinds in its samples."""
+
+    def __init__(self, noise: bool = True) -> None:
+        self.inputs, self.targets = blobs()
+        self.noise = noise
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        noise = torch.rand(()) + random.random() + np.random.rand() if self.noise else 0.0  # noqa: NPY002
+        return (self.inputs[i] + noise).float(), self.targets[i]
+
+
+class Stream(IterableDataset[tuple[Tensor, Tensor]]):
+    """The same samples as a stream."""
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        yield from zip(*blobs(), strict=True)
 
 
 def small_images(n: int = 40, size: int = 8, classes: int = 4) -> data.Images:

@@ -193,7 +193,9 @@ def read(path: str | os.PathLike[str], *, verify: bool = True) -> Content:
         raise refuse(path, "truncated", f"is truncated: it has {len(content)} bytes")
     length = int.from_bytes(content[:8], "little")
     if length > HEADER_LIMIT or content[8:9] not in (b"{", b" ", b""):
-        raise refuse(path, "not-a-checkpoint", "is no safetensors file")
+        raise refuse(
+            path, "not-a-checkpoint", "is no safetensors file; give one that io.save or `torchbasics train` wrote"
+        )
     if 8 + length > len(content):
         raise refuse(path, "truncated", f"is truncated: its header has {length} bytes, the file {len(content)}")
     try:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import torchbasics
 from torchbasics import _zoo
-from torchbasics.cli._options import add_data_options, add_recipe_options
+from torchbasics.cli._options import add_data_options, add_recipe_options, share
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,7 +28,11 @@ torchbasics train cnn --data photos --size 32   # photos/cat/1.jpg, photos/dog/1
 torchbasics train cnn --resume                  # goes on where Ctrl-C, a signal or a crash ended the last run
 torchbasics evaluate runs/cnn/model.safetensors
 torchbasics predict runs/cnn/model.safetensors shoe.png --invert
+torchbasics generate runs/dcgan/model.safetensors -n 64 -o grid.png
 torchbasics inspect runs/cnn/model.safetensors
+torchbasics convert weights.pt weights.safetensors   # a state_dict of torch.save; nothing in it is run
+torchbasics export runs/cnn/model.safetensors cnn.pt2
+torchbasics export runs/cnn/model.safetensors cnn.onnx
 """
 
 # What a user can cause: told in one line. Anything else is our fault, and shown with its traceback.
@@ -104,7 +108,7 @@ def _add_check(command: argparse.ArgumentParser) -> None:
 
 def _add_train(command: argparse.ArgumentParser) -> None:
     _add_model(command)
-    command.add_argument("--validation", type=float, metavar="SHARE", help="share of the training data to hold out")
+    command.add_argument("--validation", type=share, metavar="SHARE", help="share of the training data to hold out")
     command.add_argument("--out", metavar="FOLDER", help="where to save (default: runs/NAME, runs/NAME-2, ...)")
     command.add_argument("--resume", action="store_true", help="go on with the run in --out, or the model's last one")
     add_data_options(command)
@@ -129,6 +133,23 @@ def _add_inspect(command: argparse.ArgumentParser) -> None:
     command.add_argument("file", metavar="FILE", help=".safetensors, .pt, .pth or .pkl")
 
 
+def _add_generate(command: argparse.ArgumentParser) -> None:
+    command.add_argument("file", metavar="FILE", help="what train or io.save wrote, of a model that draws images")
+    command.add_argument("-n", "--number", type=int, default=64, metavar="N", help="how many images (default: 64)")
+    command.add_argument("-o", "--out", required=True, metavar="PICTURE", help="where to write them, such as grid.png")
+    command.add_argument("--seed", type=int, default=0, metavar="SEED", help="another one gives others (default: 0)")
+
+
+def _add_convert(command: argparse.ArgumentParser) -> None:
+    command.add_argument("file", metavar="IN", help="a state_dict that torch.save wrote: .pt, .pth or .pkl")
+    command.add_argument("out", metavar="OUT", help="the file to write: .safetensors, for io.load_state")
+
+
+def _add_export(command: argparse.ArgumentParser) -> None:
+    command.add_argument("file", metavar="FILE", help="what train or io.save wrote")
+    command.add_argument("out", metavar="OUT", help="the file to write: .pt2 (torch.export) or .onnx")
+
+
 COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], object]]] = {
     "info": ("Show what there is to compute with: versions, devices, extras.", lambda command: None),
     "list": ("List the models.", lambda command: None),
@@ -136,5 +157,8 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], object]]] = {
     "train": ("Train a model, evaluate it and save it.", _add_train),
     "evaluate": ("Measure a saved model on the test part of the data.", _add_evaluate),
     "predict": ("Classify image files with a saved model.", _add_predict),
+    "generate": ("Draw images with a saved model.", _add_generate),
     "inspect": ("Show what is in a model file; nothing in it is run.", _add_inspect),
+    "convert": ("Turn a pickled state_dict into safetensors; nothing in it is run.", _add_convert),
+    "export": ("Write a saved model for programs that do not have its code.", _add_export),
 }

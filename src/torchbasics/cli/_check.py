@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from torchbasics import _env, _zoo
-from torchbasics.cli._data import fit_config, load_data, read_config
+from torchbasics import _env
+from torchbasics.cli._data import load_data, make_model, read_config
 from torchbasics.training import check
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     config = read_config(args.model, args.set)
     train, _ = load_data(args, source)
     torch.manual_seed(0)
-    model = _zoo.build(args.model, **fit_config(args.model, config, train)).to(_env.device(args.device))
+    model = make_model(args.model, config, train).to(_env.device(args.device))
     findings = check(model, train)
     for finding in findings:
         print(finding)

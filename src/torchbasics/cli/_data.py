@@ -7,11 +7,18 @@ from ast import literal_eval
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
+
 from torchbasics import _checks, _zoo, data
+from torchbasics._model import modes_kept
+from torchbasics.data._folder import GIVE_SIZE
 from torchbasics.data._order import split
 
 if TYPE_CHECKING:
     import argparse
+
+    from torch import nn
 
     from torchbasics.data import Images
 
@@ -42,13 +49,46 @@ def load_data(args: argparse.Namespace, name: str) -> tuple[Images, Images]:
 
 def _folder(folder: Path, size: tuple[int, int] | None, channels: Any) -> tuple[Images, Images]:
     if (folder / "train").is_dir() and (folder / "test").is_dir():
-        train = data.images(folder / "train", size=size, channels=channels)
-        return train, data.images(folder / "test", size=size, channels=channels)
-    both = data.images(folder, size=size, channels=channels)
+        return _images(folder / "train", size, channels), _images(folder / "test", size, channels)
+    both = _images(folder, size, channels)
     if len(both) < 1 / TEST_SHARE:
         raise ValueError(f"{str(folder)!r} holds only {len(both)} images; a fifth of them has to be left for the test")
     first, second = split(len(both), TEST_SHARE, 0)  # the same every time: evaluate sees what train left out
     return both[first], both[second]
+
+
+def _images(folder: Path, size: tuple[int, int] | None, channels: Any) -> Images:
+    try:
+        return data.images(folder, size=size, channels=channels)
+    except ValueError as e:
+        raise ValueError(str(e).replace(GIVE_SIZE, "give --size")) from e
+
+
+def make_model(name: str, given: dict[str, Any], images: Images) -> nn.Module:
+    """Make the model *name* to fit *images*; *given* are arguments that win.
+
+    Raises:
+        TypeError, ValueError: there is no such model or argument, or what it makes of inputs is no tensor.
+    """
+    model = _zoo.build(name, **fit_config(name, given, images))
+    example: Any = getattr(model, "example_inputs", None)
+    if example is not None:
+        inputs = example()
+        with torch.no_grad(), modes_kept(model):
+            outputs = model.eval()(*(inputs if isinstance(inputs, tuple) else (inputs,)))
+        if not isinstance(outputs, Tensor):
+            raise ValueError(
+                f"{name!r} is a layer, not a classifier: it returns a {type(outputs).__name__}, not logits; "
+                f"did you mean {_alike(name)!r}?"
+            )
+    return model
+
+
+def _alike(name: str) -> str:
+    """Return the classifier that shares most arguments with the model *name*."""
+    known = {other: set(_zoo.parameters(_zoo.entry(other).cls)) for other in _zoo.list_models()}
+    classifiers = [other for other in known if other != name and "num_classes" in known[other]]
+    return max(classifiers, key=lambda other: len(known[other] & known[name]))
 
 
 def fit_config(name: str, given: dict[str, Any], images: Images) -> dict[str, Any]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from torchbasics import _env, io
+from torchbasics import _env
 from torchbasics.cli._data import NAMES, load_data
+from torchbasics.io._model import load_described
 from torchbasics.training import evaluate
 
 if TYPE_CHECKING:
@@ -14,14 +15,14 @@ if TYPE_CHECKING:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Print what `torchbasics.training.evaluate` measures."""
-    model = io.load(args.file).to(_env.device(args.device))
-    metadata = io.inspect(args.file)["metadata"]
+    device = _env.device(args.device)
+    model, metadata = load_described(args.file)
     source = args.data or metadata.get("data", "mini")
     _, test = load_data(_as_trained(args, source, metadata), source)
     classes = tuple(metadata.get("classes", test.classes))
     if classes != test.classes:
         raise ValueError(f"{args.file!r} was trained for the classes {classes!r}, {source!r} has {test.classes!r}")
-    result = evaluate(model, test, batch_size=args.batch_size)
+    result = evaluate(model.to(device), test, batch_size=args.batch_size)
     numbers = ", ".join(f"{name} {value:.4f}" for name, value in result.items() if name != "samples")
     print(f"{numbers} on {int(result['samples']):,} images of {source}")
     return {"file": args.file, "data": source, **result}

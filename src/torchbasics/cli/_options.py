@@ -26,7 +26,7 @@ def add_recipe_options(command: argparse.ArgumentParser) -> None:
         if kind == "bool":
             options["action"] = argparse.BooleanOptionalAction
         else:
-            options |= {"type": _reader(kind), "metavar": field.name.upper()}
+            options |= {"type": _names if field.name == "augment" else _reader(kind), "metavar": field.name.upper()}
         group.add_argument(f"--{field.name.replace('_', '-')}", **options)
 
 
@@ -62,11 +62,27 @@ def _reader(kind: str) -> Callable[[str], Any]:
     return read
 
 
+def _names(text: str) -> str | tuple[str, ...]:
+    return tuple(name for name in text.split(",") if name) if "," in text else text
+
+
 def _size(text: str) -> tuple[int, int]:
-    sides = [int(side) for side in text.split(",")]
-    if len(sides) > 2:
-        raise ValueError
+    sides = [int(side) if side.isdecimal() else 0 for side in text.split(",")]
+    if len(sides) > 2 or min(sides) < 1:
+        raise argparse.ArgumentTypeError(f"takes pixels, SIDE or H,W, of at least 1, got {text!r}")
     return sides[0], sides[-1]
 
 
-_size.__name__ = "size"
+def share(text: str) -> float:
+    """Return the share of the data that *text* says, for argparse.
+
+    Raises:
+        ArgumentTypeError: it is none that leaves something on both sides.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"must be a number in (0, 1), got {text!r}")
+    return value

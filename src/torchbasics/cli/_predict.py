@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from torchbasics import _checks, _env, io
+from torchbasics import _checks, _env
 from torchbasics.data import Images, read_image
+from torchbasics.io._model import load_described
 from torchbasics.training import predict
 
 if TYPE_CHECKING:
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Print the likeliest classes of each image."""
     _checks.positive_int("--top", args.top)
-    model = io.load(args.file)
-    metadata = io.inspect(args.file)["metadata"]
+    model, metadata = load_described(args.file)
     channels, height, width = _shape(args.file, model, metadata)
     pixels = [read_image(p, size=(height, width), channels=channels, invert=args.invert) for p in args.images]
     images = Images(torch.stack(pixels), torch.zeros(len(pixels), dtype=torch.int64))

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import shlex
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from torchbasics import _checks, _env, _zoo, io, plot
-from torchbasics.cli._data import fit_config, load_data, read_config
+from torchbasics._recipe import Recipe
+from torchbasics.cli._data import load_data, make_model, read_config
 from torchbasics.cli._options import recipe_options
+from torchbasics.cli._runs import CHECKPOINT, claimed, resumed
 from torchbasics.training import evaluate, fit, predict
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator
+    from pathlib import Path
 
     from torch import nn
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from torchbasics.training import History, State
 
 PREDICTIONS, SAMPLES = 32, 64  # images in the picture
-CHECKPOINT = "checkpoint"  # the folder in a run's own that `--resume` goes on from
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -34,36 +33,17 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     config = read_config(name, args.set)
     train, test = load_data(args, source)
     device = _env.device(args.device)
-    seed = getattr(args, "seed", 0)
+    seed = Recipe(seed=getattr(args, "seed", 0)).seed
     if seed is not None:
-        torch.manual_seed(_checks.positive_int("seed", seed, least=0))  # the first weights; fit seeds the rest
-    model = _zoo.build(name, **fit_config(name, config, train)).to(device)
-    ended = Ended()
-    with _resumed(args.out, name) if args.resume else _claimed(args.out, name) as folder:
+        torch.manual_seed(seed)  # the first weights; fit seeds the rest
+    model = make_model(name, config, train).to(device)
+    with resumed(args.out, name) if args.resume else claimed(args.out, name) as folder:
         notes: list[str] = []
         logs = _has("tensorboard", "tensorboard", notes)
-        history = fit(
-            model,
-            train,
-            recipe=args.recipe,
-            validation=args.validation,
-            log_dir=folder if logs else None,
-            checkpoint=folder / CHECKPOINT,
-            resume=bool(args.resume),
-            callbacks=[ended],
-            **recipe_options(args),
-        )
-        if ended.signal is not None:
-            print(f"torchbasics train: ended by a signal; go on with\n  {_again(args, folder)}", file=sys.stderr)
-            raise SystemExit(128 + ended.signal)
+        history = _fit(args, model, train, folder, logs)
         result = evaluate(model, test)
         files = {"events": str(folder)} if logs else {}
-        metadata = {
-            "classes": test.classes,
-            "shape": test.images.shape[1:],
-            "data": source,
-            "test": result,
-        }
+        metadata = {"classes": test.classes, "shape": test.images.shape[1:], "data": source, "test": result}
         files |= _keep(model, test, history, metadata, folder, notes)
     for note in notes:
         print(note)
@@ -78,6 +58,26 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "files": files,
         "notes": notes,
     }
+
+
+def _fit(args: argparse.Namespace, model: nn.Module, train: Images, folder: Path, logs: bool) -> History:
+    """Train; a signal ends the process with the line to type to go on."""
+    ended = Ended()
+    history = fit(
+        model,
+        train,
+        recipe=args.recipe,
+        validation=args.validation,
+        log_dir=folder if logs else None,
+        checkpoint=folder / CHECKPOINT,
+        resume=bool(args.resume),
+        callbacks=[ended],
+        **recipe_options(args),
+    )
+    if ended.signal is not None:
+        print(f"torchbasics train: ended by a signal; go on with\n  {_again(args, folder)}", file=sys.stderr)
+        raise SystemExit(128 + ended.signal)
+    return history
 
 
 class Ended:
@@ -95,43 +95,6 @@ def _again(args: argparse.Namespace, folder: Path) -> str:
     words = [word for word in args.line if word != "--resume"]
     out = [] if args.out else ["--out", str(folder)]
     return shlex.join(["torchbasics", *words, *out, "--resume"])
-
-
-@contextlib.contextmanager
-def _resumed(out: str | None, name: str) -> Iterator[Path]:
-    """Find the folder of a run to go on with: the one that was named, or the newest of the model's."""
-    folders = [Path(out)] if out else [Path(f"runs/{name}"), *Path("runs").glob(f"{name}-[0-9]*")]
-    found = [folder for folder in folders if (folder / CHECKPOINT).is_dir()]
-    if not found:
-        place = repr(out) if out else f"'runs/{name}'"
-        raise ValueError(f"--resume: no checkpoint in {place}; leave out --resume to start a run")
-    yield max(found, key=lambda folder: (folder / CHECKPOINT).stat().st_mtime)
-
-
-@contextlib.contextmanager
-def _claimed(out: str | None, name: str) -> Iterator[Path]:
-    """Make the folder of a run, never one that is there; after an error it goes again, unless something is in it."""
-    folder = Path(out or f"runs/{name}")
-    if out and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"--out {out!r} is there and not empty; give another folder")
-    made = [parent for parent in folder.parents if not parent.exists()]
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    number = 1
-    while not out:
-        try:
-            folder.mkdir()
-            break
-        except FileExistsError:
-            number += 1
-            folder = Path(f"runs/{name}-{number}")
-    folder.mkdir(exist_ok=True)
-    try:
-        yield folder
-    except BaseException:
-        with contextlib.suppress(OSError):
-            for empty in (folder, *made):
-                empty.rmdir()
-        raise
 
 
 def _has(module: str, extra: str, notes: list[str]) -> bool:

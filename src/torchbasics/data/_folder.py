@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+GIVE_SIZE = "give size=(H, W)"  # the way out of an error; the command line has another word for it
+
 
 def images(
     folder: str | os.PathLike[str], *, size: tuple[int, int] | None = None, channels: Literal[1, 3] = 3
@@ -51,7 +53,7 @@ def images(
             targets.append(label)
             if tensors[-1].shape != tensors[0].shape:
                 this, first = ("x".join(map(str, t.shape[1:])) for t in (tensors[-1], tensors[0]))
-                raise ValueError(f"{str(file)!r} has {this} pixels, but those before it {first}; give size=(H, W)")
+                raise ValueError(f"{str(file)!r} has {this} pixels, but those before it {first}; {GIVE_SIZE}")
     return Images(torch.stack(tensors), targets, [path.name for path in classes], name=root.name)
 
 

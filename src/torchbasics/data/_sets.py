@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from dataclasses import dataclass
@@ -168,6 +169,8 @@ def _lacks(source: _Set, root: Path, missing: Sequence[str]) -> str:
 
 def _download(source: _Set, root: Path, missing: Sequence[str]) -> None:
     datasets = _checks.require("torchvision.datasets", "vision")
+    raw = root / source.folders[0]
+    made = [folder for folder in (raw, *raw.parents) if not folder.exists()]  # by torchvision, before it downloads
     try:
         getattr(datasets, source.torchvision)(root, download=True)
     except (RuntimeError, OSError) as e:  # torchvision's: a wrong digest or no mirror left; the system's: no network
@@ -176,6 +179,10 @@ def _download(source: _Set, root: Path, missing: Sequence[str]) -> None:
             f"{_lacks(source, root, missing)}, and torchvision could not download them ({reason}); "
             "name the folder that has them"
         ) from e
+    finally:
+        with contextlib.suppress(OSError):  # a folder with something in it stays
+            for folder in made:
+                folder.rmdir()
 
 
 def _read(source: _Set, paths: Sequence[Path]) -> tuple[Images, Images]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from torchbasics import _files, _zoo
+from torchbasics.io._pickle import SUFFIXES, read_pickle
 from torchbasics.io._state import check_fit, state_of
 
 if TYPE_CHECKING:
@@ -69,14 +70,13 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
         FileNotFoundError: there is no such file.
         CheckpointError: the file cannot be trusted, holds no model, or its model cannot be made here.
     """
-    content = _files.read(path)
-    if content.fields is None or content.fields["kind"] != "model":
-        text = "holds parameters only; make the model and use io.load_state"
-        raise _files.refuse(path, "unsupported", text)
-    tensors = content.tensors()
-    model = _build(content, tensors)
-    model.load_state_dict(tensors)
-    return model.eval()
+    return _made(_read(path))
+
+
+def load_described(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]:
+    """Return what `load` returns, and the metadata, from one reading of the file; the errors are those of `load`."""
+    content = _read(path)
+    return _made(content), decode(content, "metadata")
 
 
 def decode(content: _files.Content, key: str) -> Any:
@@ -89,6 +89,25 @@ def decode(content: _files.Content, key: str) -> Any:
         return json.loads((content.fields or {})[key])
     except (ValueError, RecursionError) as e:
         raise _files.refuse(content.path, "damaged", f"is damaged: its {key} is no JSON ({e})") from e
+
+
+def _read(path: str | os.PathLike[str]) -> _files.Content:
+    """Read a file of `save`; others are refused with what to do instead."""
+    is_pickle = Path(path).suffix in SUFFIXES
+    if is_pickle:
+        read_pickle(path)  # tells of what is no state_dict, such as a whole model
+    content = None if is_pickle else _files.read(path)
+    if content is None or content.fields is None or content.fields["kind"] != "model":
+        text = "holds parameters only; make the model and use io.load_state"
+        raise _files.refuse(path, "unsupported", text)
+    return content
+
+
+def _made(content: _files.Content) -> nn.Module:
+    tensors = content.tensors()
+    model = _build(content, tensors)
+    model.load_state_dict(tensors)
+    return model.eval()
 
 
 def _build(content: _files.Content, tensors: dict[str, Tensor]) -> nn.Module:

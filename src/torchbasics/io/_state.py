@@ -26,10 +26,15 @@ def save_state(model: nn.Module, path: str | os.PathLike[str]) -> None:
         TypeError: the model's state has entries that are no dense tensors.
         FileNotFoundError: the folder is not there.
     """
+    write_state(state_of(model), path)
+
+
+def write_state(tensors: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
+    """Write *tensors*, a state_dict, to *path*; the errors are those of `save_state`."""
     if Path(path).suffix != ".safetensors":
         raise ValueError(f"path must end in .safetensors, got {str(path)!r}")
     fields = {"kind": "state", "model": "", "config": "{}", "history": "null", "metadata": "{}"}
-    _files.write_tensors(path, state_of(model), fields)
+    _files.write_tensors(path, tensors, fields)
 
 
 def load_state(model: nn.Module, path: str | os.PathLike[str]) -> None:

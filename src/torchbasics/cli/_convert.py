@@ -1,0 +1,23 @@
+"""``torchbasics convert``: a pickled state_dict in, safetensors out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torchbasics.io._pickle import SUFFIXES, read_pickle
+from torchbasics.io._state import write_state
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Read the state_dict without running anything in it, and write it as `torchbasics.io.save_state` does."""
+    if Path(args.file).suffix not in SUFFIXES:
+        raise ValueError(f"IN must end in {', '.join(SUFFIXES)}, got {args.file!r}; io.load_state reads .safetensors")
+    tensors = read_pickle(args.file)
+    write_state(tensors, args.out)
+    elements = sum(tensor.numel() for tensor in tensors.values())
+    print(f"{args.file} -> {args.out}: {len(tensors)} tensors with {elements:,} values, for io.load_state")
+    return {"file": args.file, "out": args.out, "tensors": list(tensors), "elements": elements}

@@ -1,0 +1,28 @@
+"""``torchbasics generate``: pictures drawn by a saved model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from torchbasics import _checks, _files, io, plot
+from torchbasics._recipe import Recipe
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Draw images from noise and write them side by side to one picture."""
+    number = _checks.positive_int("-n", args.number)
+    generator = torch.Generator().manual_seed(Recipe(seed=args.seed).seed or 0)
+    model: Any = io.load(args.file)
+    if not hasattr(model, "sample"):
+        raise ValueError(f"{args.file!r} holds a {type(model).__name__}, which draws no images; give a saved 'dcgan'")
+    figure = plot.images(model.sample(number, generator=generator))
+    with _files.atomic_write(args.out) as file:
+        figure.savefig(file, format=Path(args.out).suffix[1:] or "png", dpi=150)
+    print(f"{number} images by {args.file}, seed {args.seed}: {args.out}")
+    return {"file": args.file, "out": args.out, "number": number, "seed": args.seed}

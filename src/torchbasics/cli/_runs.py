@@ -1,0 +1,67 @@
+"""The folders of runs: a new one for each, and none left by a run that got nowhere."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CHECKPOINT = "checkpoint"  # the folder in a run's own that `--resume` goes on from
+FIRST = f"{CHECKPOINT}/step-00000000"  # what a run starts with, and the same command starts with again
+
+
+@contextlib.contextmanager
+def resumed(out: str | None, name: str) -> Iterator[Path]:
+    """Find the folder of a run to go on with: the one that was named, or the newest of the model's.
+
+    Raises:
+        ValueError: there is none.
+    """
+    folders = [Path(out)] if out else [Path(f"runs/{name}"), *Path("runs").glob(f"{name}-[0-9]*")]
+    found = [folder for folder in folders if (folder / CHECKPOINT).is_dir()]
+    if not found:
+        place = repr(out) if out else f"'runs/{name}'"
+        raise ValueError(f"--resume: no checkpoint in {place}; leave out --resume to start a run")
+    yield max(found, key=lambda folder: (folder / CHECKPOINT).stat().st_mtime)
+
+
+@contextlib.contextmanager
+def claimed(out: str | None, name: str) -> Iterator[Path]:
+    """Make the folder of a run, never one that is there; after an error it goes again, unless work is in it.
+
+    Raises:
+        ValueError: *out* is there and not empty.
+    """
+    folder = Path(out or f"runs/{name}")
+    if out and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"--out {out!r} is there and not empty; give another folder")
+    made = [parent for parent in folder.parents if not parent.exists()]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while not out:
+        try:
+            folder.mkdir()
+            break
+        except FileExistsError:
+            number += 1
+            folder = Path(f"runs/{name}-{number}")
+    folder.mkdir(exist_ok=True)
+    try:
+        yield folder
+    except (Exception, KeyboardInterrupt):  # not SystemExit: a run that a signal ended can be gone on with
+        if not _worked(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                for empty in made:
+                    empty.rmdir()
+        raise
+
+
+def _worked(folder: Path) -> bool:
+    """Whether there is more in *folder* than what a run writes before its first step, and events."""
+    files = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+    return not all(file.startswith(("events.out.tfevents.", f"{FIRST}/")) for file in files)
