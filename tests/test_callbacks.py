@@ -149,3 +149,34 @@ def test_a_missing_callback_is_named(tmp_path: Path) -> None:
         resumed(tmp_path)
 
     assert before["Counter"] == {"steps": 4}
+
+
+class Ends:
+    """Tells whether its end was told; fails there if asked to."""
+
+    def __init__(self, fails: str = "") -> None:
+        self.fails = fails
+        self.told: list[str] = []
+
+    def on_start(self, state: State) -> None:
+        self.told.append("start")
+        if self.fails == "start":
+            raise CrashError("start")
+
+    def on_end(self, state: State) -> None:
+        self.told.append("end")
+        if self.fails == "end":
+            raise CrashError("end")
+
+
+def test_every_callback_that_was_started_is_ended() -> None:
+    """Also when a later one cannot start, or another's end fails; the first failure is told."""
+    first, second, third = Ends(), Ends("start"), Ends()
+    with pytest.raises(CrashError, match="start"):
+        fit(nn.Linear(6, 3), blobs(), epochs=1, progress=False, callbacks=[first, second, third])
+    assert (first.told, second.told, third.told) == (["start", "end"], ["start"], [])
+
+    first, second, third = Ends("end"), Ends(), Ends("end")
+    with pytest.raises(CrashError, match="end"):
+        fit(nn.Linear(6, 3), blobs(), epochs=1, progress=False, callbacks=[first, second, third])
+    assert second.told == third.told == ["start", "end"]

@@ -52,7 +52,7 @@ class PretrainedDCGAN(nn.Module):
         self.avgG: Generator = _with_batch_statistics(avgG).requires_grad_(False)
         self.which = which
         self.noise_dim: int = config["noiseVectorDim"]
-        self.linear = LINEAR[config["lossCriterion"]]
+        self.linear: bool = LINEAR[config["lossCriterion"]]
         given = config.get("attribKeysOrder") or {}
         ordered = sorted(given, key=lambda name: given[name]["order"])
         self.attributes: dict[str, list[Any]] = {name: list(given[name]["values"]) for name in ordered}

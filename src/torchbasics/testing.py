@@ -144,7 +144,7 @@ def kill_test(
             raise RuntimeError("two runs that nobody kills end differently; set seeds, and return no times or paths")
         report = Report(whole.seconds)
         plans: list[tuple[Kill, ...]] = [(kill,) for kill in (*_at_points(points, whole.calls), *kills)]
-        chance = random.Random(seed)
+        chance = random.Random(seed)  # nosec B311  # of test times
         plans += [_at_times(chance, whole.seconds) for _ in range(times)]
         for number, plan in enumerate(plans):
             folder = Path(scratch) / str(number)

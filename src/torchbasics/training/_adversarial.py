@@ -50,15 +50,16 @@ class Adversarial(Step):
             )
         super().bind(model, recipe)
         wrap: Callable[..., Any] = torch.compile if recipe.compile else lambda module: module
-        self.generator, self.discriminator = wrap(model.generator), wrap(model.discriminator)
+        self.generator: Callable[[Tensor], Tensor] = wrap(model.generator)
+        self.discriminator: Callable[[Tensor], Tensor] = wrap(model.discriminator)
         self.preprocess: Callable[[Any], Tensor] = getattr(model, "preprocess", lambda inputs: inputs)
         self.noise: Callable[[int], Tensor] = model.noise  # type: ignore[assignment]  # a method
 
     def start(self, steps: int | None) -> None:
         """Make the two optimizers."""
-        self.of_generator = self.add_optimizer(self.model.generator.parameters(), steps)  # type: ignore[union-attr]
-        self.judged = list(self.model.discriminator.parameters())  # type: ignore[union-attr]
-        self.of_discriminator = self.add_optimizer(self.judged, steps)
+        self.of_generator: Optimizer = self.add_optimizer(self.model.generator.parameters(), steps)  # type: ignore[union-attr]
+        self.judged: list[nn.Parameter] = list(self.model.discriminator.parameters())  # type: ignore[union-attr]
+        self.of_discriminator: Optimizer = self.add_optimizer(self.judged, steps)
 
     def update(self, batch: Batch) -> Result:
         """Update the discriminator, then the generator."""
@@ -79,7 +80,7 @@ class Adversarial(Step):
             made_up = self.backward(fooled)
             self.apply(self.of_generator)
         except NonFiniteError:  # neither half of an update is applied without the other
-            torch._foreach_copy_(self.judged, before)
+            torch._foreach_copy_([*self.judged], before)
             raise
         finally:
             for parameter in self.judged:

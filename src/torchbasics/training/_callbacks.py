@@ -44,7 +44,7 @@ class State:
         self.epoch = 0
         self.step = 0
         self.loss: float | Tensor = float("nan")
-        self.learning_rate = 0.0
+        self.learning_rate: float = 0.0
         self.stopped: str | None = None
         self.signal: int | None = None
         self.failed = False
@@ -200,6 +200,18 @@ def tell(callbacks: Sequence[Any], event: str, state: State) -> None:
             except Exception as e:
                 blame(e, callback, event)
                 raise
+
+
+def end(callbacks: Sequence[Any], state: State) -> None:
+    """Call ``on_end`` of each callback, also where another's fails; the run's own error is the one that is told."""
+    failure: Exception | None = None
+    for callback in callbacks:
+        try:
+            tell([callback], "on_end", state)
+        except Exception as e:
+            failure = failure or e
+    if failure is not None and not state.failed:
+        raise failure
 
 
 def blame(error: Exception, callback: Any, event: str) -> None:

@@ -57,8 +57,8 @@ class Late:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.raised = torch.zeros((), device=device)
-        self.one = torch.ones((), device=device)
+        self.raised: Tensor = torch.zeros((), device=device)
+        self.one: Tensor = torch.ones((), device=device)
         self.reading: tuple[Tensor, Any] | None = None
 
     def look(self, optimizer: Optimizer, losses: Iterable[Tensor]) -> None:
@@ -152,7 +152,7 @@ class Guard:
         parts += [f"learning rate {moment.learning_rate:g}", f"gradient norm {norm:g}"]
         first = f"{where[1]} of {where[0]!r}" if where else "the loss itself, from finite outputs"
         error = NonFiniteError(
-            f"{', '.join(parts)}; first not finite: {_bad_inputs(moment.batch)}{first}; the update was not applied: "
+            f"{', '.join(parts)}; first not finite: {_bad_inputs(moment.batch)}{first}; nothing was applied: "
             "lower lr, set clip_norm, or look at these samples"
         )
         error.step, error.epoch, error.indices = moment.step, moment.epoch, indices

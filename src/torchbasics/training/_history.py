@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, ClassVar, overload
 
 from torchbasics._recipe import Recipe
 
@@ -32,8 +32,8 @@ class History(Sequence[Mapping[str, float]]):
         self, rows: Iterable[Mapping[str, float]] = (), *, recipe: Recipe | None = None, stopped: str | None = None
     ) -> None:
         self.rows: list[dict[str, float]] = [dict(row) for row in rows]
-        self.recipe = None if recipe is None else recipe.plain()
-        self.stopped = stopped
+        self.recipe: Recipe | None = None if recipe is None else recipe.plain()
+        self.stopped: str | None = stopped
 
     def column(self, name: str) -> list[float]:
         """Return one column: a value for each epoch that has it.
@@ -92,7 +92,7 @@ class History(Sequence[Mapping[str, float]]):
             return NotImplemented
         return [_timeless(row) for row in self.rows] == [_timeless(row) for row in other.rows]
 
-    __hash__ = None  # type: ignore[assignment]  # a history grows
+    __hash__: ClassVar[None] = None  # type: ignore[assignment]  # a history grows
 
     def __repr__(self) -> str:
         last = ", ".join(f"{k} {v:.4g}" for k, v in self.rows[-1].items()) if self.rows else "empty"

@@ -16,7 +16,7 @@ from torchbasics.data._batch import Batch
 from torchbasics.data._batches import Batches
 from torchbasics.training import _random
 from torchbasics.training._augment import make_augmentation
-from torchbasics.training._callbacks import State, blame, callback_states, set_callback_states, tell
+from torchbasics.training._callbacks import State, blame, callback_states, end, set_callback_states, tell
 from torchbasics.training._evaluate import measure
 from torchbasics.training._finite import Guard
 from torchbasics.training._history import History
@@ -59,8 +59,11 @@ class Run:
         """Train to the end."""
         self.callbacks = callbacks
         with self.interrupts:
-            tell(callbacks, "on_start", self.state)
+            started: list[Any] = []
             try:
+                for callback in callbacks:
+                    tell([callback], "on_start", self.state)
+                    started.append(callback)
                 while len(self.history) < self.state.recipe.epochs and not self._ends():
                     self._epoch()
                 if self._ends() and self.state.stopped in INTERRUPTED:
@@ -70,7 +73,7 @@ class Run:
                 raise
             finally:
                 self.history.stopped = self.state.stopped
-                tell(callbacks, "on_end", self.state)
+                end(started, self.state)
         return self.history
 
     def _epoch(self) -> None:

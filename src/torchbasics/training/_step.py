@@ -45,9 +45,10 @@ class Step(ABC):
         self.recipe = recipe
         self.optimizers: list[Optimizer] = []
         self.schedules: list[LRScheduler] = []
-        self.device = next((p.device.type for p in model.parameters()), "cpu")
-        self.scaler = torch.amp.GradScaler(self.device, enabled=recipe.precision == "float16")
-        self.dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(recipe.precision)
+        self.device: str = next((p.device.type for p in model.parameters()), "cpu")
+        self.scaler: torch.amp.GradScaler = torch.amp.GradScaler(self.device, enabled=recipe.precision == "float16")
+        low = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+        self.dtype: torch.dtype | None = low.get(recipe.precision)
         self.late: Late | None = None
         self._unseen: list[Tensor] = []  # losses on a device that nobody has looked at
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from torchbasics import _checks
 from torchbasics._recipe import Recipe
@@ -38,7 +39,7 @@ class Supervised(Step):
 
     def start(self, steps: int | None) -> None:
         """Make the optimizer."""
-        self.optimizer = self.add_optimizer(self.model.parameters(), steps)
+        self.optimizer: Optimizer = self.add_optimizer(self.model.parameters(), steps)
 
     def update(self, batch: Batch) -> Result:
         """Update once; the batch goes through the model in ``accumulate`` parts."""

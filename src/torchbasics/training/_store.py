@@ -192,5 +192,4 @@ def _manifest(path: Path) -> dict[str, Any]:
 
 def _position(name: str) -> tuple[int, int]:
     found = _NAME.fullmatch(name)
-    assert found is not None
-    return int(found[1]), int(found[2] or 1)
+    return (int(found[1]), int(found[2] or 1)) if found else (-1, 0)
