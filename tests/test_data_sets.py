@@ -310,6 +310,20 @@ def test_a_failed_download_says_why_and_what_else(
         with pytest.raises(FileNotFoundError, match=message) as caught:
             data.mnist(tmp_path / "root")
     assert "\n" not in str(caught.value)
+    assert (tmp_path / "root").exists() == (failure == "corrupted")  # what was downloaded stays, empty folders do not
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_failed_download_leaves_the_users_own_folder(
+    mirrored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that was there before stays, as empty as it was."""
+    torchvision = pytest.importorskip("torchvision")
+    (tmp_path / "root").mkdir()
+    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", ["http://127.0.0.1:1/"])
+    with pytest.raises(FileNotFoundError, match="torchvision could not download them"):
+        data.mnist(tmp_path / "root")
+    assert not list((tmp_path / "root").iterdir())
 
 
 # -- the official files

@@ -117,7 +117,11 @@ def test_a_wrong_header_is_refused(
     ("content", "reason", "message"),
     [
         (b"", "truncated", "is truncated: it has 0 bytes"),
-        (b"PK\x03\x04 some archive", "not-a-checkpoint", "is no safetensors file"),
+        (
+            b"PK\x03\x04 some archive",
+            "not-a-checkpoint",
+            "is no safetensors file; give one that io.save or `torchbasics",
+        ),
         (b"\x02\0\0\0\0\0\0\0[]", "not-a-checkpoint", "is no safetensors file"),
         (b"\x09\0\0\0\0\0\0\0{}", "truncated", "its header has 9 bytes, the file 10"),
         (b"\x03\0\0\0\0\0\0\0{\xff}", "damaged", "its header is wrong"),
@@ -165,6 +169,18 @@ def test_load_of_parameters_alone_names_load_state(small: Path, tmp_path: Path) 
     for path in (small, tmp_path / "plain.safetensors"):
         with pytest.raises(io.CheckpointError, match=r"holds parameters only; make the model and use io\.load_state"):
             io.load(path)
+
+
+def test_load_of_a_pickle_says_what_to_do_with_it(tmp_path: Path) -> None:
+    """A state_dict is for load_state; a whole model has to be written again by the program that has its code."""
+    torch.save(nn.Linear(1, 1).state_dict(), tmp_path / "state.pt")
+    torch.save(nn.Linear(1, 1), tmp_path / "my_model.pkl")
+    with pytest.raises(io.CheckpointError, match=r"state\.pt' holds parameters only; .* use io\.load_state") as caught:
+        io.load(tmp_path / "state.pt")
+    assert caught.value.reason == "unsupported"
+    with pytest.raises(io.CheckpointError, match=r"write torch\.save\(model\.state_dict\(\), path\) and") as caught:
+        io.load(tmp_path / "my_model.pkl")
+    assert caught.value.reason == "whole-model-pickle"
 
 
 @pytest.mark.parametrize(
