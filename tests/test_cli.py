@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 
 import torchbasics
 from torchbasics import _files, _recipe, data, io, models
@@ -254,59 +253,6 @@ def test_a_saved_model_is_read_once(
         assert main(words) == 0
         assert paths == [trained.file]
         paths.clear()
-
-
-def test_export_writes_what_io_export_writes(trained: Trained, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The program computes what the saved model does."""
-    assert main(["export", trained.file, "cnn.pt2"]) == 0
-    assert capsys.readouterr().out == f"{trained.file} -> cnn.pt2; the batch size is free\n"
-    inputs = torch.rand(3, 1, 28, 28)
-    torch.testing.assert_close(  # the exported graph may fuse: last bits
-        torch.export.load(here / "cnn.pt2").module()(inputs), io.load(trained.file)(inputs)
-    )
-
-
-@pytest.mark.parametrize("suffix", [".pt", ".pth", ".pkl"])
-def test_convert_turns_a_state_dict_into_safetensors(
-    suffix: str, here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The values are the same bits, and the file is the one of io.save_state."""
-    source, target = (
-        nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)),
-        nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)),
-    )
-    torch.save(source.state_dict(), f"m{suffix}")
-    assert main(["convert", f"m{suffix}", "m.safetensors"]) == 0
-    assert capsys.readouterr().out == f"m{suffix} -> m.safetensors: 7 tensors with 17 values, for io.load_state\n"
-    io.load_state(target, "m.safetensors")
-    assert all(torch.equal(t, target.state_dict()[name]) for name, t in source.state_dict().items())
-    io.save_state(source, "same.safetensors")
-    assert (here / "m.safetensors").read_bytes() == (here / "same.safetensors").read_bytes()
-
-
-def test_generate_draws_what_the_seed_says(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The same seed gives the same picture, another one another; JSON tells what was done."""
-    io.save(models.get_model("dcgan", width=2, depth=1), "dcgan.safetensors")
-    for name, seed in {"a": "0", "b": "0", "c": "1"}.items():
-        assert main(["generate", "dcgan.safetensors", "-n", "3", "-o", f"{name}.png", "--seed", seed, "--json"]) == 0
-        assert json.loads(capsys.readouterr().out) == {
-            "file": "dcgan.safetensors", "out": f"{name}.png", "number": 3, "seed": int(seed)
-        }  # fmt: skip
-    first, again, other = (np.asarray(Image.open(f"{name}.png")) for name in "abc")
-    assert np.array_equal(first, again)
-    assert not np.array_equal(first, other)
-    assert main(["generate", "dcgan.safetensors", "-o", "grid.jpg"]) == 0
-    assert capsys.readouterr().out == "64 images by dcgan.safetensors, seed 0: grid.jpg\n"
-    with Image.open("grid.jpg") as picture:
-        assert picture.format == "JPEG"
-
-
-def test_generate_writes_nothing_where_the_format_is_unknown(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The ending says the format; what cannot be written leaves no file."""
-    io.save(models.get_model("dcgan", width=2, depth=0), "dcgan.safetensors")
-    assert main(["generate", "dcgan.safetensors", "-n", "1", "-o", "a.foo"]) == 2
-    assert "Format 'foo' is not supported" in capsys.readouterr().err
-    assert [path.name for path in here.iterdir()] == ["dcgan.safetensors"]
 
 
 @pytest.mark.usefixtures("no_extras")

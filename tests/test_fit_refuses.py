@@ -200,7 +200,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update() -> None:
 
     message = (
         r"the loss is nan at step 3, epoch 1, on samples \[10, 11, 12, 13, 14\], learning rate 0.1, gradient norm nan; "
-        r"first not finite: the inputs of samples \[13\], then the output of 'Linear'; nothing was applied applied"
+        r"first not finite: the inputs of samples \[13\], then the output of 'Linear'; nothing was applied"
     )
     with pytest.raises(training.NonFiniteError, match=message):
         quiet(model, Poisoned(), epochs=1, batch_size=5, shuffle=False, lr=0.1, callbacks=[Keep()])
