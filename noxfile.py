@@ -45,7 +45,7 @@ def tests(session: nox.Session, torch: str) -> None:
         options = ["--cov=torchbasics", "--cov-report=term", "--cov-fail-under=95"]
     else:
         options = []
-    session.run("pytest", "-n", "2", *options, *session.posargs)
+    session.run("python", "-m", "pytest", "-n", "2", *options, *session.posargs)
 
 
 if __name__ == "__main__":

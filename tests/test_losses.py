@@ -100,15 +100,25 @@ def test_accumulation_is_right_from_the_first_update_on(kind: str) -> None:
     torch.testing.assert_close(parts.weight, whole.weight, rtol=1e-12, atol=1e-14)  # sums in another order
 
 
-@pytest.mark.parametrize("loss", ["mse", nn.MSELoss(), nn.PoissonNLLLoss(), nn.L1Loss()], ids=str)
-def test_counts_are_no_classes_for_other_losses(loss: Any) -> None:
-    """Integer targets of a regression: no accuracy, and no label out of range."""
+def test_counts_are_no_classes() -> None:
+    """Integer targets of a loss for counts: no accuracy, and no label out of range."""
     inputs, targets = blobs()
     counts = (targets * 7).unsqueeze(1)
 
-    history = quiet(nn.Linear(6, 1), (inputs, counts), epochs=1, loss=loss, lr=0.001)
+    history = quiet(nn.Linear(6, 1), (inputs, counts), epochs=1, loss=nn.PoissonNLLLoss(), lr=0.001)
 
     assert set(history[0]) == {"loss", "seconds"}
+
+
+@pytest.mark.parametrize("loss", ["mse", nn.MSELoss(), nn.L1Loss(), "huber"], ids=str)
+def test_regression_needs_floating_targets(loss: Any) -> None:
+    """Not every torch has a gradient for integer ones."""
+    inputs, targets = blobs()
+
+    with pytest.raises(
+        TypeError, match=r"targets are torch.int64, but this loss needs floating ones; call targets.float"
+    ):
+        quiet(nn.Linear(6, 1), (inputs, targets.unsqueeze(1)), epochs=1, loss=loss)
 
 
 def test_labels_of_numpy_are_read_as_torch_wants_them() -> None:

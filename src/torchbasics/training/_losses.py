@@ -89,7 +89,7 @@ def check_targets(outputs: Any, targets: Tensor, all_targets: Tensor, loss: Loss
                 f"outputs have shape {tuple(outputs.shape)} and targets {tuple(targets.shape)}; "
                 "they must be equal (targets.unsqueeze(1)?)"
             )
-        if not targets.is_floating_point() and (loss is LOSSES["bce"] or isinstance(loss, (nn.BCELoss, _BCE))):
+        if not targets.is_floating_point() and not isinstance(loss, nn.PoissonNLLLoss):
             raise TypeError(f"targets are {targets.dtype}, but this loss needs floating ones; call targets.float()")
 
 
