@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset, default_collate
 
 from torchbasics import _checks
 from torchbasics._files import tensors_digest
@@ -352,7 +352,7 @@ def split_data(data: Any, targets: Any, share: float, seed: int) -> tuple[Any, A
     train, held_out = split(len(data), share, seed)
     if isinstance(data, Images):
         return data[train], data[held_out]
-    return (torch.utils.data.Subset(data, part.tolist()) for part in (train, held_out))  # type: ignore[return-value]  # two
+    return Subset(data, train.tolist()), Subset(data, held_out.tolist())
 
 
 @contextmanager
