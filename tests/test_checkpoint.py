@@ -7,6 +7,7 @@ import inspect
 import linecache
 import random
 import re
+import subprocess
 import sys
 import types
 from functools import partial
@@ -219,11 +220,12 @@ def own_model(body: str) -> type[nn.Module]:
 def test_a_run_that_only_digests_tell_apart_goes_on_when_told_to() -> None:
     """See the three tests below; here are their words."""
     assert _identity.DIGESTS == {
-        "data": "the data", "weights": "the starting weights", "source": "the source of the model's class",
+        "data": "the data", "validation": "the validation data", "weights": "the starting weights",
+        "source": "the source of the model's class",
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("what", ["weights", "data", "source"])
+@pytest.mark.parametrize("what", ["weights", "data", "validation", "source"])
 def test_auto_goes_on_with_the_same_run_only(what: str, tmp_path: Path) -> None:
     """Other starting weights, other values, another class: refused with the two ways on; True goes on."""
     classes = [own_model("super().forward(x)"), own_model("super().forward(x) * 2")]
@@ -237,8 +239,10 @@ def test_auto_goes_on_with_the_same_run_only(what: str, tmp_path: Path) -> None:
         inputs, targets = blobs()
         if changed and what == "data":
             inputs[41, 3] += 1
+        held_out = blobs(n=9, seed=3 if changed and what == "validation" else 2)
         quiet(
-            model, (inputs, targets), epochs=epochs, schedule=None, checkpoint=folder, resume=resume
+            model, (inputs, targets), epochs=epochs, schedule=None, checkpoint=folder, resume=resume,
+            validation=held_out,
         )  # fmt: skip
 
     run(changed=False)
@@ -246,7 +250,7 @@ def test_auto_goes_on_with_the_same_run_only(what: str, tmp_path: Path) -> None:
     with pytest.raises(
         ValueError,
         match=rf"{_identity.DIGESTS[what]} changed since '.*step-00000004' was written; go on all the same with "
-        "resume=True, or begin anew with resume=False in another checkpoint folder",
+        "resume=True, or begin anew in another checkpoint folder",
     ):
         run(changed=True)
     run(changed=True, resume=True, epochs=2)
@@ -293,6 +297,207 @@ def test_resume_says_what_must_be_there(tmp_path: Path) -> None:
         quiet(make(), blobs(), epochs=1, checkpoint=tmp_path, resume=tmp_path / "step-00000004")
 
 
+def test_a_checkpoint_elsewhere_begins_a_run_that_the_same_call_goes_on_with(tmp_path: Path) -> None:
+    """After a crash too; a folder with the checkpoints of something else is refused."""
+    whole, start = make(), make()
+    quiet(whole, blobs(), epochs=3, checkpoint=tmp_path / "first", checkpoint_every=2, keep=9)
+    given = tmp_path / "first" / "step-00000004"
+    options: dict[str, Any] = {"epochs": 3, "checkpoint": tmp_path / "second", "checkpoint_every": 2, "resume": given}
+    with pytest.raises(CrashError):
+        quiet(copy.deepcopy(start), blobs(), callbacks=[CrashAt(9)], **options)
+    steps: list[int] = []
+
+    quiet(start, blobs(), callbacks=[Steps(steps)], **options)
+
+    assert equal(start, whole)
+    assert steps[0] == 9  # step 8 was in the second folder
+    quiet(make(), blobs(), **options)
+    with pytest.raises(
+        FileExistsError, match=r"second' holds step-00000012.*, which does not come from .*step-00000002'; give another"
+    ):
+        quiet(make(), blobs(), **{**options, "resume": tmp_path / "first" / "step-00000002"})
+
+
+class Steps:
+    """A callback that notes the steps."""
+
+    def __init__(self, steps: list[int]) -> None:
+        self.steps = steps
+
+    def on_step(self, state: State) -> None:
+        self.steps.append(state.step)
+
+
+def test_an_older_checkpoint_of_a_folder_has_to_go_elsewhere(tmp_path: Path) -> None:
+    """Else the next call would mix two runs; the newest one is welcome."""
+    quiet(make(), blobs(), epochs=2, schedule=None, checkpoint=tmp_path, keep=9)
+    before = sorted(tmp_path.rglob("*"))
+
+    with pytest.raises(FileExistsError, match=r"holds step-00000008, which does not come from .*; give another"):
+        quiet(make(), blobs(), epochs=2, schedule=None, checkpoint=tmp_path, resume=tmp_path / "step-00000004")
+
+    assert sorted(tmp_path.rglob("*")) == before
+    history = quiet(
+        make(), blobs(), epochs=3, schedule=None, checkpoint=tmp_path, resume=str(tmp_path / "step-00000008")
+    )
+    assert len(history) == 3
+
+
+def test_two_processes_do_not_write_to_one_folder(tmp_path: Path) -> None:
+    """The second is told at its start; when the first is gone, killed or not, the folder is free."""
+    code = (
+        "import sys, time; from pathlib import Path; from torchbasics.training import _store\n"
+        "with _store.locked(Path(sys.argv[1])): print('in', flush=True); time.sleep(99)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"in\n"
+        start = make()
+        with pytest.raises(RuntimeError, match=r"another run is writing to .*; wait for its end, or give another"):
+            quiet(start, blobs(), epochs=1, checkpoint=tmp_path)
+        other.kill()
+
+    assert equal(start, make())
+    assert len(quiet(start, blobs(), epochs=1, checkpoint=tmp_path)) == 1
+
+
+@pytest.mark.parametrize("resume", [None, 1, 0.5, ["auto"]])
+def test_resume_is_one_of_its_values(resume: Any, tmp_path: Path) -> None:
+    """Nothing else."""
+    with pytest.raises(TypeError, match=r"resume must be 'auto', True, False or the path of a checkpoint, got"):
+        quiet(make(), blobs(), epochs=1, checkpoint=tmp_path, resume=resume)
+
+
+def test_a_file_is_no_folder_of_checkpoints(tmp_path: Path) -> None:
+    """It is told before anything is trained."""
+    (tmp_path / "run").write_text("mine")
+
+    with pytest.raises(NotADirectoryError, match=r"checkpoint='.*run' is a file; give a folder"):
+        quiet(make(), blobs(), epochs=1, checkpoint=tmp_path / "run")
+
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+@pytest.mark.parametrize("resume", ["auto", True])
+def test_early_stopping_goes_on_with_the_same_validation_data_only(resume: Any, tmp_path: Path) -> None:
+    """It would compare unlike losses; so would the choice of the best checkpoint, which begins anew."""
+    options: dict[str, Any] = {"epochs": 2, "schedule": None, "checkpoint": tmp_path, "resume": resume}
+    quiet(
+        make(), blobs(), **{**options, "epochs": 1, "resume": "auto"}, validation=blobs(n=9, seed=2), early_stopping=3
+    )
+
+    for validation in (blobs(n=9, seed=3), None):
+        with pytest.raises(ValueError, match="of another run: early stopping would compare other validation data"):
+            quiet(make(), blobs(), validation=validation, early_stopping=3, **options)
+
+
+def test_the_best_of_other_validation_data_is_forgotten(tmp_path: Path) -> None:
+    """A loss near 0 on the old data does not outshine those on the new."""
+    inputs, targets = blobs()
+    options: dict[str, Any] = {"schedule": None, "checkpoint": tmp_path, "keep": 1}
+    quiet(make(), blobs(), epochs=3, validation=(inputs, targets), **options)
+
+    quiet(make(), blobs(), epochs=4, validation=(inputs, targets.roll(1)), resume=True, **options)
+
+    assert _store.read(_store.checkpoints(tmp_path)[0])["callbacks"]["Checkpointer"]["best_name"] == "step-00000016"
+
+
+@pytest.mark.parametrize("options", [{"ema": 0.9}, {"early_stopping": 1}, {"ema": 0.9, "early_stopping": 1}], ids=str)
+def test_the_same_call_with_the_finished_model_is_the_same_run(options: dict[str, Any], tmp_path: Path) -> None:
+    """Also where the model ended with averaged or with earlier weights."""
+    model = make()
+    options = {
+        **options, "epochs": 5, "lr": 0.5, "schedule": None, "validation": blobs(n=9, seed=2), "checkpoint": tmp_path,
+    }  # fmt: skip
+    history = quiet(model, blobs(), **options)
+    result = copy.deepcopy(model)
+
+    assert quiet(model, blobs(), **options) == history
+    assert equal(model, result)
+
+
+@pytest.mark.parametrize("resume", ["auto", True])
+def test_a_model_with_other_parameters_is_refused_before_one_is_changed(resume: Any, tmp_path: Path) -> None:
+    """Any module, which tells no arguments: by names, shapes and dtypes."""
+    quiet(nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 3)), blobs(), epochs=1, checkpoint=tmp_path)
+    other = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 3, bias=False), nn.Linear(3, 3))
+    before = copy.deepcopy(other)
+
+    with pytest.raises(
+        ValueError,
+        match=r"another run: '1.bias' was \(3,\) of torch.float32 and is absent; '2.weight' was absent and is \(3, 3\)",
+    ):
+        quiet(other, blobs(), epochs=1, checkpoint=tmp_path, resume=resume)
+    with pytest.raises(ValueError, match=r"'0.weight' was .* of torch.float32 and is .*float64; .*and 1 more differe"):
+        quiet(nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 3)).double(), [(blobs()[0].double(), blobs()[1])], epochs=1,
+              checkpoint=tmp_path, resume=resume, batch_size=None)  # fmt: skip
+
+    assert equal(other, before)
+
+
+def test_fewer_epochs_than_are_done_are_refused(tmp_path: Path) -> None:
+    """A history of two epochs is none of one."""
+    quiet(make(), blobs(), epochs=2, schedule=None, checkpoint=tmp_path)
+
+    with pytest.raises(ValueError, match="of another run: 2 epochs are done, and epochs=1"):
+        quiet(make(), blobs(), epochs=1, schedule=None, checkpoint=tmp_path)
+
+
+def test_other_metrics_wait_for_the_end_of_the_epoch(tmp_path: Path) -> None:
+    """Half of an epoch's predictions are gone; between two epochs they may change."""
+    options: dict[str, Any] = {"epochs": 2, "schedule": None, "checkpoint": tmp_path, "checkpoint_every": 1}
+    with pytest.raises(CrashError):
+        quiet(make(), blobs(), callbacks=[CrashAt(3)], **options)
+    with pytest.raises(ValueError, match=r"metrics were None and are \['f1'\], in the middle of an epoch"):
+        quiet(make(), blobs(), metrics=["f1"], **options)
+    quiet(make(), blobs(), **{**options, "epochs": 1, "checkpoint_every": None})
+
+    history = quiet(make(), blobs(), metrics=["f1"], **options)
+
+    assert [sorted(row) for row in history] == [["accuracy", "loss", "seconds"], ["f1", "loss", "seconds"]]
+
+
+def without_a_file(body: str, base: type = nn.Linear) -> type[nn.Module]:
+    """A class of which no source is to be found, as code typed at a prompt or run from a string makes it."""
+    source = f"class Own(base):\n    def forward(self, x):\n        y = super().forward(x)\n        return {body}\n"
+    space: dict[str, Any] = {"base": base, "__name__": "__main__"}
+    exec(source, space)
+    made: type[nn.Module] = space["Own"]
+    return made
+
+
+def test_the_source_of_a_class_without_a_file_is_its_code() -> None:
+    """Another constant, name, inner function or base is another source; the same text is the same."""
+    digests = {
+        name: _identity.source_digest(cls(6, 3))
+        for name, cls in {
+            "plain": without_a_file("y"),
+            "again": without_a_file("y"),
+            "constant": without_a_file("y * 2"),
+            "other constant": without_a_file("y * 3"),
+            "name": without_a_file("y.relu()"),
+            "other name": without_a_file("y.sigmoid()"),
+            "inner": without_a_file("(lambda z: z + 1)(y)"),
+            "other inner": without_a_file("(lambda z: z + 2)(y)"),
+            "base": without_a_file("y", without_a_file("y")),
+            "other base": without_a_file("y", without_a_file("y * 2")),
+        }.items()
+    }
+
+    assert digests["plain"] == digests.pop("again")
+    assert len(set(digests.values())) == len(digests)
+
+
+def test_a_changed_class_without_a_file_is_refused(tmp_path: Path) -> None:
+    """As one whose source is known."""
+    for body in ("y", "y"):
+        torch.manual_seed(0)
+        quiet(without_a_file(body)(6, 3), blobs(), epochs=1, schedule=None, checkpoint=tmp_path)
+    torch.manual_seed(0)
+    with pytest.raises(ValueError, match="the source of the model's class changed"):
+        quiet(without_a_file("y * 2")(6, 3), blobs(), epochs=1, schedule=None, checkpoint=tmp_path)
+
+
 def spoil(path: Path) -> None:
     (path / "state.pt").write_bytes((path / "state.pt").read_bytes()[:100])
 
@@ -313,24 +518,34 @@ def test_a_damaged_checkpoint_costs_only_the_way_from_the_one_before(tmp_path: P
     assert [path.name for path in _store.checkpoints(tmp_path)] == ["step-00000012.2", "step-00000012"]
 
 
-def test_with_all_of_them_damaged_a_run_begins_anew(tmp_path: Path) -> None:
-    """With as many warnings; resume=True refuses."""
-    whole, start = make(), make()
-    quiet(whole, blobs(), epochs=1, checkpoint=tmp_path)
-    for path in tmp_path.iterdir():
+@pytest.mark.parametrize("resume", ["auto", True])
+def test_with_all_of_them_damaged_nothing_is_begun_or_deleted(resume: Any, tmp_path: Path) -> None:
+    """Whoever wants to begin anew says so."""
+    quiet(make(), blobs(), epochs=1, checkpoint=tmp_path)
+    for path in _store.checkpoints(tmp_path):
         spoil(path)
+    before = sorted(tmp_path.rglob("*"))
 
     with (
         pytest.warns(RuntimeWarning, match="it is passed over"),
-        pytest.raises(CheckpointError, match=r"all checkpoints in .* are damaged; begin anew elsewhere"),
+        pytest.raises(CheckpointError, match=r"all checkpoints in .* are damaged; begin anew in another folder, or "),
     ):
-        quiet(make(), blobs(), epochs=1, checkpoint=tmp_path, resume=True)
-    with pytest.warns(RuntimeWarning, match="it is passed over") as warned:
-        quiet(start, blobs(), epochs=1, checkpoint=tmp_path)
+        quiet(make(), blobs(), epochs=1, checkpoint=tmp_path, resume=resume)
 
-    assert len(warned) == 2
-    assert equal(start, whole)
-    assert _store.newest(tmp_path)[0] is not None
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_name_of_a_damaged_checkpoint_that_is_gone_is_as_good_as_any(tmp_path: Path) -> None:
+    """What is written anew at its step stays."""
+    options: dict[str, Any] = {"epochs": 3, "checkpoint": tmp_path, "checkpoint_every": 2, "keep": 3}
+    with pytest.raises(CrashError):
+        quiet(make(), blobs(), callbacks=[CrashAt(8)], **options)
+    spoil(tmp_path / "step-00000006")
+
+    with pytest.warns(RuntimeWarning, match="it is passed over"), pytest.raises(CrashError):
+        quiet(make(), blobs(), callbacks=[CrashAt(10)], **options)
+
+    assert [path.name for path in _store.checkpoints(tmp_path)] == ["step-00000008", "step-00000006.2", "step-00000004"]
 
 
 def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
@@ -339,7 +554,7 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
 
     class Watch:
         def on_step(self, state: State) -> None:
-            seen.append(sorted(path.name for path in tmp_path.iterdir()))
+            seen.append([path.name for path in _store.checkpoints(tmp_path)])
 
     history = quiet(
         make(), blobs(n=20), validation=blobs(n=20, seed=8), epochs=6, lr=0.3, batch_size=20, schedule=None,
@@ -350,7 +565,7 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
     losses = history.column("validation_loss")
     best = losses.index(min(losses)) + 1
     assert best < 5
-    assert sorted(path.name for path in tmp_path.iterdir()) == [f"step-{best:08d}", "step-00000006"]
+    assert [path.name for path in _store.checkpoints(tmp_path)] == ["step-00000006", f"step-{best:08d}"]
 
 
 def test_a_checkpoint_that_cannot_be_saved_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,7 +46,7 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     assert manifest["files"]["state.pt"]["size"] == (path / "state.pt").stat().st_size
 
 
-def test_a_name_is_never_used_twice(tmp_path: Path) -> None:
+def test_a_name_that_is_there_is_not_used_again(tmp_path: Path) -> None:
     """A second checkpoint at a step gets a number; the newest comes first."""
     for step in (9, 12, 12, 12, 100_000_000):
         write(tmp_path, step)
@@ -229,6 +229,9 @@ def test_old_ones_are_deleted(tmp_path: Path) -> None:
     """The newest stay, those to spare, and no damaged one counts as one of them."""
     paths = [write(tmp_path, step) for step in range(6)]
 
-    _store.prune(tmp_path, 2, {paths[1]}, {paths[5]})
+    damaged = {paths[5]}
+
+    _store.prune(tmp_path, 2, {paths[1], paths[5]}, damaged)
 
     assert names(tmp_path) == ["step-00000001", "step-00000003", "step-00000004"]
+    assert damaged == set()

@@ -63,7 +63,7 @@ def test_a_full_disk_stops_no_training(tmp_path: Path) -> None:
     said = json.loads((tmp_path / "full.said").read_text())
     assert any("the checkpoint at step 12 could not be saved in" in line and "File too large" in line for line in said)
     assert "step-00000008" in json.loads((tmp_path / "full.whole").read_text())
-    assert not list((tmp_path / "full").glob(".*"))
+    assert not list((tmp_path / "full").glob(".*.tmp"))
 
 
 def test_a_run_killed_on_a_full_disk_goes_on_from_the_last_whole_one(tmp_path: Path) -> None:

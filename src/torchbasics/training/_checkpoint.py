@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 
-from torchbasics._files import CheckpointError
 from torchbasics._recipe import EarlyStopping
 from torchbasics.data._batches import LoaderBatches
 from torchbasics.training import _identity, _random, _store
 from torchbasics.training._callbacks import Callback, State, score
 from torchbasics.training._finite import NonFiniteError
+from torchbasics.training._metrics import make_metrics
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from torchbasics.training._run import Run
 
 Resume = bool | Literal["auto"] | str | Path
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """The checkpoint to go on from."""
 
     path: Path
@@ -42,6 +43,7 @@ class Checkpoints:
         keep: How many of the newest stay, beside the best.
         found: The one to go on from.
         damaged: Those that were passed over.
+        origin: The checkpoint elsewhere that the run was told to go on from, None = there is none.
     """
 
     folder: Path
@@ -49,6 +51,7 @@ class Checkpoints:
     keep: int
     found: Found | None = None
     damaged: set[Path] = field(default_factory=set)
+    origin: str | None = None
 
     @property
     def seed(self) -> int | None:
@@ -69,14 +72,17 @@ class Checkpoints:
         Raises:
             ValueError: it is another run; nothing was changed.
         """
-        identity = _identity.identify(run.model, run.state.recipe, run.train)
-        identity |= {"seed": seed, "numerics": _identity.numerics(run.device, run.state.recipe)}
+        identity = _identity.identify(run.model, run.state.recipe, run.train, run.validation)
+        identity["metrics"] = None if run.metrics is None else list(make_metrics(run.metrics))
+        identity |= {"seed": seed, "numerics": _identity.numerics(run.device, run.state.recipe), "origin": self.origin}
         if self.found is not None:
-            identity["weights"] = check(self.found, identity, resume)
+            identity["weights"] = check(self.found, identity, run.model, resume)
             _identity.tell_numerics(self.found.state["numerics"], identity["numerics"])
         parts = [*callbacks, Checkpointer(run, self, identity)]
         if self.found is not None:
             run.load_state_dict(self.found.state, parts)
+            if self.found.state["validation"] != identity["validation"]:
+                parts[-1].best = None  # of other data
             run.state.notes.append(_note(run, self.found.path))
         if isinstance(run.train, LoaderBatches) and not run.train.exact and (run.position or self.every is not None):
             warnings.warn(
@@ -131,18 +137,19 @@ class Checkpointer(Callback):
             path = _store.place(folder, step)
             self.best_name = path.name if best else best_name
             _store.write(path, {**self.identity, "random": _random.get_state(), **self.run.state_dict()}, step)
-            spare = {path} if self.best_name is None else {path, folder / self.best_name}
-            _store.prune(folder, self.options.keep, spare, self.options.damaged)
         except NonFiniteError:  # news of an update before this one
             raise
         except Exception as e:  # a full disk, a folder that is gone, a value that is no plain data
             self.best_name = best_name
-            warnings.warn(
-                f"the checkpoint at step {step} could not be saved in {str(folder)!r}: {e}; "
-                "training goes on, and those before it are kept",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+            text = f"the checkpoint at step {step} could not be saved in {str(folder)!r}: {e}; training goes on, "
+            warnings.warn(text + "and those before it are kept", RuntimeWarning, stacklevel=2)
+            return
+        spare = {path} if self.best_name is None else {path, folder / self.best_name}
+        try:
+            _store.prune(folder, self.options.keep, spare, self.options.damaged)
+        except OSError as e:
+            text = f"old checkpoints in {str(folder)!r} could not be deleted: {e}; training goes on"
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
 
     def _is_best(self, state: State) -> bool:
         """Whether the epoch is the best so far, by what early stopping watches, else by the validation loss."""
@@ -169,36 +176,67 @@ def open_folder(folder: str | Path | None, every: int | None, keep: int, resume:
     """Return where the run keeps its checkpoints, and which one it goes on from; None = it keeps none.
 
     Raises:
+        TypeError: *resume* is none of its values.
         FileNotFoundError: ``resume=True`` or a path, and there is none.
-        FileExistsError: ``resume=False``, and there is one.
-        CheckpointError: ``resume=True`` or a path, and none can be read; or it is of another format.
+        FileExistsError: ``resume=False``, and there is one; or a path, and there are others after it.
+        NotADirectoryError: *folder* is a file.
+        CheckpointError: none can be read, or it is of another format.
         ValueError: *resume* without a folder.
     """
+    if not isinstance(resume, (bool, str, Path)):
+        raise TypeError(f"resume must be 'auto', True, False or the path of a checkpoint, got {resume!r}")
     if folder is None:
         if resume in ("auto", False):
             return None
         raise ValueError(f"resume={resume!r} needs a folder for the checkpoints to come; give checkpoint=")
     made = Checkpoints(Path(folder), every, keep)
+    if made.folder.is_file():
+        raise NotADirectoryError(f"checkpoint={str(folder)!r} is a file; give a folder")
     if resume is False and _store.checkpoints(made.folder):
         raise FileExistsError(
             f"{str(folder)!r} holds checkpoints; go on from the newest with resume=True, "
             "or begin anew in another checkpoint folder"
         )
-    given = made.folder if isinstance(resume, bool) or resume == "auto" else Path(resume)
-    if (given / _store.MANIFEST).exists() or (given.is_dir() and given.name.startswith("step-")):
-        made.found = Found(given, _store.read(given))
-        return made
-    newest, made.damaged = _store.newest(given)
-    if newest is not None:
-        made.found = Found(*newest)
-    elif resume not in ("auto", False):
-        if made.damaged:
-            raise CheckpointError(f"all checkpoints in {str(given)!r} are damaged; begin anew elsewhere", "damaged")
-        raise FileNotFoundError(f"no checkpoint in {str(given)!r}; start one with resume='auto'")
+    if isinstance(resume, bool) or resume == "auto":
+        _find(made, made.folder)
+        if resume is True and made.found is None:
+            raise FileNotFoundError(f"no checkpoint in {str(folder)!r}; start one with resume='auto'")
+    else:
+        _find_given(made, Path(resume))
     return made
 
 
-def check(found: Found, now: Mapping[str, Any], resume: Resume) -> str:
+def _find(made: Checkpoints, folder: Path) -> None:
+    """Find the newest checkpoint in *folder*."""
+    newest, made.damaged = _store.newest(folder)
+    if newest is not None:
+        made.found = Found(*newest)
+        made.origin = made.found.state["origin"]
+
+
+def _find_given(made: Checkpoints, given: Path) -> None:
+    """Find the checkpoint that *given* is, or the newest in it; the same call again goes on with what it wrote."""
+    if (given / _store.MANIFEST).exists() or (given.is_dir() and given.name.startswith("step-")):
+        found = Found(given, _store.read(given))
+    else:
+        _find(made, given)
+        if made.found is None:
+            raise FileNotFoundError(f"no checkpoint in {str(given)!r}; start one with resume='auto'")
+        found, made.found = made.found, None
+    origin = str(given.resolve())
+    if given.resolve() != made.folder.resolve():
+        _find(made, made.folder)
+    if made.found is None or made.found.path.resolve() == found.path.resolve():
+        inside = found.path.resolve().parent == made.folder.resolve()
+        made.found, made.origin = found, found.state["origin"] if inside else origin
+    elif made.origin != origin:
+        raise FileExistsError(
+            f"{str(made.folder)!r} holds {made.found.path.name}, which does not come from {str(given)!r}; give another "
+            "checkpoint folder, or delete the checkpoints that are not wanted any more"
+        )
+
+
+def check(found: Found, now: Mapping[str, Any], model: nn.Module, resume: Resume) -> str:
     """See that a checkpoint belongs to this run, and return the digest of the weights that the run began with.
 
     Raises:
@@ -206,21 +244,30 @@ def check(found: Found, now: Mapping[str, Any], resume: Resume) -> str:
             source of the model's class.
     """
     then, path = found.state, str(found.path)
-    changed = _identity.changes(then, now)
+    changed = _identity.changes(then, now, model)
     if changed:
         raise ValueError(
             f"{path!r} is of another run: {'; '.join(changed)}; undo the change, or give another checkpoint folder"
         )
     other = [name for name in _identity.DIGESTS if then[name] != now[name]]
-    if "weights" in other and _identity.weights_digest(then["model_state"]) == now["weights"]:
-        other.remove("weights")  # the model that this very run has trained so far
+    if "weights" in other and now["weights"] in map(_identity.weights_digest, _trained(then)):
+        other.remove("weights")
         now = then
     if other and resume == "auto":
         raise ValueError(
             f"{', '.join(_identity.DIGESTS[name] for name in other)} changed since {path!r} was written; go on all "
-            "the same with resume=True, or begin anew with resume=False in another checkpoint folder"
+            "the same with resume=True, or begin anew in another checkpoint folder"
         )
     return now["weights"]  # type: ignore[no-any-return]  # a digest
+
+
+def _trained(state: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield what this very run has made of the model so far: as trained, averaged, and the best that was put back."""
+    yield state["model_state"]
+    for name in ("Average", "Stopper"):
+        weights = state["callbacks"].get(name, {}).get("weights")
+        if weights:
+            yield {**state["model_state"], **weights}
 
 
 def _note(run: Run, path: Path) -> str:

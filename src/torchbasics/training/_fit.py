@@ -15,7 +15,7 @@ from torchbasics import _checks
 from torchbasics._model import modes_kept
 from torchbasics._recipe import EarlyStopping, Options, Recipe, make_recipe
 from torchbasics.data._batches import Batches, LoaderBatches, make_batches, split_data
-from torchbasics.training import _checkpoint, _random
+from torchbasics.training import _checkpoint, _random, _store
 from torchbasics.training._augment import make_augmentation
 from torchbasics.training._callbacks import Stopper, make_progress
 from torchbasics.training._ema import Average
@@ -82,8 +82,8 @@ def fit(
         keep: How many of the newest checkpoints stay, beside the best by validation loss.
         resume: "auto" = go on where *checkpoint* has one of this very run: same recipe, data, starting weights and
             model; True = it must have one, and data, starting weights or the model's source may have changed;
-            False = it must have none; or the path of one. A user's own DataLoader goes on exactly from the end of an
-            epoch, and within one where it has ``state_dict`` and ``load_state_dict``.
+            False = it must have none; or the path of one elsewhere. A user's own DataLoader goes on exactly from the
+            end of an epoch, and within one where it has ``state_dict`` and ``load_state_dict``.
         progress: None = a bar on a terminal, else a line an epoch; True = a bar; False = nothing.
         callbacks: Objects with any of ``on_start``, ``on_step``, ``on_epoch``, ``on_stop``, ``on_end``, each called
             with a `State`; see `Callback`.
@@ -96,6 +96,7 @@ def fit(
     Raises:
         ValueError, TypeError: an argument cannot be used, or data and model do not fit; no weight was changed.
         FileNotFoundError, FileExistsError, CheckpointError: *resume* is not what *checkpoint* holds.
+        RuntimeError: another process is writing to *checkpoint*.
         NonFiniteError: a loss or a gradient became nan or infinite; the model is as it was before that step.
 
     >>> x = torch.linspace(-1, 1, 100).unsqueeze(1)
@@ -148,6 +149,7 @@ def fit(
             parts.append(TensorBoard(log_dir, held_out or batches, classes))
         parts += make_progress(progress)
         if kept is not None:
+            stack.enter_context(_store.locked(kept.folder))
             parts = kept.attach(run, resume, seed, parts)
         return run.go(parts)
 

@@ -5,26 +5,30 @@ from __future__ import annotations
 import hashlib
 import inspect
 import logging
+import types
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from torchbasics import _files
 from torchbasics._model import Model, plain_state, unwrapped
 from torchbasics._recipe import Recipe
 from torchbasics.data._batches import Batches
 
+SHOWN = 3  # differences between two models in a message
+
 # What has a digest alone: a run goes on after a change of these when it is told to.
 DIGESTS = {
     "data": "the data",
+    "validation": "the validation data",
     "weights": "the starting weights",
     "source": "the source of the model's class",
 }
 
 
-def identify(model: nn.Module, recipe: Recipe, batches: Batches) -> dict[str, Any]:
+def identify(model: nn.Module, recipe: Recipe, batches: Batches, validation: Batches | None) -> dict[str, Any]:
     """Return what a run is, as plain data: recipe, model, data, starting weights and source."""
     return {
         "recipe": recipe.as_dict(),
@@ -32,8 +36,9 @@ def identify(model: nn.Module, recipe: Recipe, batches: Batches) -> dict[str, An
         "samples": batches.samples,
         "batches": batches.steps(),
         "data": batches.digest(),
+        "validation": None if validation is None else [validation.samples, validation.steps(), validation.digest()],
         "weights": weights_digest(plain_state(model)),
-        "source": _source(model),
+        "source": source_digest(model),
     }
 
 
@@ -42,8 +47,8 @@ def weights_digest(state: Mapping[str, Any]) -> str:
     return _files.tensors_digest(state.items())
 
 
-def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Name what would silently alter the run, with both values; more epochs alter nothing without a schedule."""
+def changes(then: Mapping[str, Any], now: Mapping[str, Any], model: nn.Module) -> list[str]:
+    """Name what would silently alter the run of the checkpoint *then*; more epochs alter nothing without a schedule."""
     before, after = then["recipe"], now["recipe"]
     free = {"epochs"} if after["schedule"] in (None, "constant") else set()  # other schedules depend on the total
     found = [
@@ -51,6 +56,14 @@ def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     ]
     if then["model"] != now["model"]:
         found.append(f"the model was {then['model']} and is {now['model']}")
+    else:
+        found += _differences(_layout(then["model_state"]), _layout(plain_state(model)))
+    if after["epochs"] < len(then["history"]):
+        found.append(f"{len(then['history'])} epochs are done, and epochs={after['epochs']!r}")
+    if after["early_stopping"] is not None and then["validation"] != now["validation"]:
+        found.append("early stopping would compare other validation data")
+    if then["position"] and then["metrics"] != now["metrics"]:
+        found.append(f"metrics were {then['metrics']} and are {now['metrics']}, in the middle of an epoch")
     found += [
         f"the data had {then[unit]!r} {unit} and has {now[unit]!r}"
         for unit in ("samples", "batches")
@@ -85,14 +98,41 @@ def _describe(model: nn.Module) -> str:
     return f"{name}({model.extra_repr()})" if isinstance(model, Model) else name
 
 
-def _source(model: nn.Module) -> str | None:
-    """Digest the source of the model's classes, torch's and this package's left out: those have versions."""
-    classes = {type(module) for module in unwrapped(model).modules()}
+def _layout(state: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        name: f"{tuple(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+        for name, value in state.items()
+    }
+
+
+def _differences(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    told = [f"{name!r} was {before.get(name, 'absent')} and is {after.get(name, 'absent')}" for name in names[:SHOWN]]
+    return told + ([f"and {len(names) - SHOWN} more differences of the models"] if len(names) > SHOWN else [])
+
+
+def source_digest(model: nn.Module) -> str:
+    """Digest the source of the model's classes, torch's and this package's left out: those have versions.
+
+    A class without a file, as a notebook makes it, is known by the compiled code of its methods.
+    """
+    classes = {cls for module in unwrapped(model).modules() for cls in type(module).__mro__}
     texts = []
-    for cls in sorted(classes, key=lambda cls: cls.__qualname__):
-        if cls.__module__.partition(".")[0] not in ("torch", "torchbasics"):
+    for cls in sorted(classes, key=lambda cls: (cls.__module__, cls.__qualname__)):
+        if cls.__module__.partition(".")[0] not in ("torch", "torchbasics", "builtins"):
             try:
                 texts.append(inspect.getsource(cls))
-            except (OSError, TypeError):  # typed at a prompt
-                return None
+            except (OSError, TypeError):
+                texts += [f"{name} {_code(value)}" for name, value in vars(cls).items()]
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()
+
+
+def _code(value: Any) -> str:
+    """Return what a class's attribute does: a function's instructions, names and constants, those within it too."""
+    if isinstance(value, property):
+        return " ".join(_code(part) for part in (value.fget, value.fset, value.fdel))
+    value = getattr(value, "__func__", value)  # of a classmethod or staticmethod
+    code = getattr(value, "__code__", value)
+    if isinstance(code, types.CodeType):
+        return f"{code.co_code.hex()} {code.co_names} {' '.join(map(_code, code.co_consts))}"
+    return repr(code) if code is None or isinstance(code, (bool, int, float, str, tuple)) else type(code).__name__

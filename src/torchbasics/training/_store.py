@@ -1,8 +1,8 @@
 """Where checkpoints lie: a folder for each, which is there whole or not at all.
 
 ``step-00000012/`` holds the state and a manifest with size and SHA-256 of every file. It is written beside its place
-and renamed when all of it is on the disk; a name is never used twice (the next one at step 12 is ``step-00000012.2``),
-so nothing that is there is ever written over.
+and renamed when all of it is on the disk; a name that is there is not used again (the next one at step 12 is
+``step-00000012.2``), so nothing is ever written over.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import re
 import shutil
 import uuid
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,6 +28,7 @@ from torchbasics._files import CheckpointError, refuse
 FORMAT = 1
 STATE = "state.pt"
 MANIFEST = "manifest.json"
+LOCK = ".lock"
 _NAME = re.compile(r"step-(\d{8,})(?:\.(\d+))?")
 
 
@@ -105,7 +107,7 @@ def newest(folder: Path) -> tuple[tuple[Path, dict[str, Any]] | None, set[Path]]
         RuntimeWarning: a damaged one was passed over.
 
     Raises:
-        CheckpointError: one is of another format, and so of use to another version.
+        CheckpointError: none can be read, or one is of another format, and so of use to another version.
     """
     damaged: set[Path] = set()
     for path in checkpoints(folder):
@@ -115,18 +117,48 @@ def newest(folder: Path) -> tuple[tuple[Path, dict[str, Any]] | None, set[Path]]
             if e.reason == "format-version":
                 raise
             damaged.add(path)
-            warnings.warn(f"{e}; it is passed over", RuntimeWarning, stacklevel=4)  # at the call of fit
+            warnings.warn(f"{e}; it is passed over", RuntimeWarning, stacklevel=5)  # at the call of fit
+    if damaged:
+        text = f"all checkpoints in {str(folder)!r} are damaged; begin anew in another folder, or delete them"
+        raise CheckpointError(text, "damaged")
     return None, damaged
 
 
-def prune(folder: Path, keep: int, spare: Collection[Path], damaged: Collection[Path] = ()) -> None:
-    """Delete all checkpoints but the newest *keep* that are not *damaged*, and those to *spare*."""
+def prune(folder: Path, keep: int, spare: Collection[Path], damaged: set[Path]) -> None:
+    """Delete all checkpoints but the newest *keep* and those to *spare*; *damaged* ones go, and are forgotten."""
     whole = [path for path in checkpoints(folder) if path not in damaged]
     for path in checkpoints(folder):
-        if path not in whole[:keep] and path not in spare:
+        if path in damaged or path not in [*whole[:keep], *spare]:
             gone = folder / f".{uuid.uuid4().hex}.tmp"
             path.rename(gone)  # so that what is half deleted never looks like a checkpoint
+            damaged.discard(path)
             shutil.rmtree(gone)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep the runs of other processes out of *folder* meanwhile, on systems and disks that have such locks.
+
+    Raises:
+        RuntimeError: another run has it.
+    """
+    try:
+        import fcntl
+
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK).open("ab")
+    except (ImportError, OSError):  # Windows; a folder that cannot be written to, as saving will tell
+        yield
+        return
+    with file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # goes with the process, and is not handed to workers
+        except (BlockingIOError, PermissionError) as e:
+            text = f"another run is writing to {str(folder)!r}; wait for its end, or give another checkpoint folder"
+            raise RuntimeError(text) from e
+        except OSError:  # a network's disk without locks
+            pass
+        yield
 
 
 def clean(folder: Path) -> None:
