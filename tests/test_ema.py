@@ -167,7 +167,7 @@ def test_checkpoints_of_compiled_models_have_plain_names(tmp_path: Path, monkeyp
     quiet(make(), blobs(), epochs=1, compile=True, checkpoint=tmp_path / "own")
 
     own = newest(tmp_path / "own")
-    assert state["callbacks"]["Stopper"]["weights"]
+    assert state["callbacks"]["torchbasics.Stopper"]["weights"]
     assert "_orig_mod" not in repr([state["model_state"].keys(), state["callbacks"], own["model_state"].keys()])
     assert state["model_state"].keys() == own["model_state"].keys()
     assert equal(back, whole)

@@ -214,7 +214,7 @@ def test_a_last_batch_of_one_is_refused_before_batch_norm_fails_on_it() -> None:
     model = models.MLP(6, (4,), 3, batch_norm=True)
     before = copy.deepcopy(model)
 
-    with pytest.raises(ValueError, match="the last of the batches of batch_size=10 has 1 of 21 samples, too few"):
+    with pytest.raises(ValueError, match="batches of 10 and 1 samples give batch norm 1 sample, which is too few"):
         quiet(model, blobs(n=21), epochs=1, batch_size=10)
 
     assert equal(model, before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -62,10 +63,10 @@ class Average(Callback):
         if not state.failed:
             self._set(self.weights)
 
-    def result(self) -> dict[str, Tensor]:
+    def result(self) -> dict[str, Any]:
         """Return the model's state with the average in it."""
         with self.validating(self.state):
-            return {name: value.clone() for name, value in plain_state(self.state.model).items()}
+            return copy.deepcopy(plain_state(self.state.model))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the average, and how many updates are in it."""
