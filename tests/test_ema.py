@@ -204,3 +204,36 @@ def test_with_torchs_copies_of_old_weights_the_comparison_fails(monkeypatch: pyt
         quiet(inside, blobs(), epochs=2, precision="bfloat16")
 
     assert not equal(inside, outside)
+
+
+class Told(nn.Linear):
+    """A module with a state that is no tensor."""
+
+    def __init__(self) -> None:
+        super().__init__(6, 3)
+        self.told: dict[str, Any] = {"words": ["a"]}
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return self.told
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.told = state
+
+
+def test_a_state_that_is_no_tensor_comes_back_with_the_best_average(tmp_path: Path) -> None:
+    """As get_extra_state gave it in the best epoch; it is in the checkpoints, too."""
+    inputs, targets = blobs()
+    torch.manual_seed(0)
+    model = Told()
+
+    class Grow:
+        def on_epoch(self, state: State) -> None:
+            model.told["words"].append("b")
+
+    options: dict[str, Any] = {"ema": 0.5, "early_stopping": 2, "validation": (inputs, (targets + 1) % 3)}
+    history = quiet(model, (inputs, targets), epochs=30, **options, checkpoint=tmp_path, callbacks=[Grow()])
+
+    losses = history.column("validation_loss")
+    assert history.stopped == "early"
+    assert model.told == {"words": ["a"] + ["b"] * losses.index(min(losses))}
+    assert newest(tmp_path)["model_state"]["_extra_state"]["words"][0] == "a"

@@ -119,7 +119,7 @@ class Buffers:
                     old.buffer.copy_(old.copy)
                     kept[name] = old.now()
             if holder:
-                module._non_persistent_buffers_set = unsaved
+                module._non_persistent_buffers_set = set(unsaved)
 
     def _first(self, buffer: Tensor) -> Kept:
         fixed = buffer.is_inference() and not torch.is_inference_mode_enabled()
