@@ -54,6 +54,30 @@ def test_the_model_ends_with_the_average_of_its_weights(decay: float) -> None:
         assert torch.equal(value, expected), name
 
 
+def test_buffers_that_are_put_in_anew_are_averaged_too() -> None:
+    """A forward pass may write ``self.mean = ...`` instead of changing the tensor."""
+
+    class Means(nn.Linear):
+        mean: Tensor
+
+        def __init__(self) -> None:
+            super().__init__(6, 3)
+            self.register_buffer("mean", torch.zeros(6))
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            self.mean = inputs.mean(0)
+            return super().forward(inputs)
+
+    model, raw = Means(), Weights()
+    average = torch.zeros(6)
+
+    quiet(model, blobs(), epochs=2, ema=0.5, callbacks=[raw], validation=blobs())
+
+    for n, weights in enumerate(raw.seen, start=1):
+        average = average.lerp(weights["mean"], 1 - min(0.5, (1 + n) / (10 + n)))
+    assert torch.equal(model.mean, average)
+
+
 def test_validation_measures_the_average() -> None:
     """The last epoch's loss is that of the model one ends with; the weights that are trained come back after it."""
     model, unmeasured = make(), make()
