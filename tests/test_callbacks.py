@@ -180,3 +180,59 @@ def test_every_callback_that_was_started_is_ended() -> None:
     with pytest.raises(CrashError, match="end"):
         fit(nn.Linear(6, 3), blobs(), epochs=1, progress=False, callbacks=[first, second, third])
     assert second.told == third.told == ["start", "end"]
+
+
+def test_only_the_librarys_own_log_may_be_left_out(tmp_path: Path) -> None:
+    """A user's callback is missed, whatever its name begins with."""
+
+    class TensorBoard(Counter):
+        """Has the name of the library's own."""
+
+    TensorBoard.__qualname__ = "TensorBoard"
+    crashed(tmp_path / "a", TensorBoard())
+    with pytest.raises(ValueError, match="has the state of a callback 'TensorBoard', which is not among"):
+        resumed(tmp_path / "a")
+
+    torch.manual_seed(0)
+    with pytest.raises(CrashError):
+        quiet(
+            nn.Linear(6, 3), blobs(), epochs=2, checkpoint=tmp_path / "b", checkpoint_every=1,
+            callbacks=[CrashAt(5)], log_dir=tmp_path / "log",
+        )  # fmt: skip
+    assert "torchbasics.TensorBoard" in newest(tmp_path / "b")["callbacks"]
+    resumed(tmp_path / "b")
+
+
+def test_an_error_around_validation_names_the_callback() -> None:
+    """As in any other hook."""
+
+    class Broken:
+        def validating(self, state: State) -> Any:
+            raise KeyError("colour")
+
+    with pytest.raises(KeyError, match="colour") as caught:
+        quiet(nn.Linear(6, 3), blobs(), epochs=1, validation=blobs(), callbacks=[Broken()])
+
+    assert caught.value.__notes__ == [f"raised in validating of the callback {Broken.__qualname__}"]
+
+
+@pytest.mark.parametrize("better", [True, False], ids=["then better", "never better"])
+def test_nan_is_worse_than_any_number(better: bool) -> None:
+    """A first epoch whose validation is nan is not the best for ever."""
+    model = nn.Linear(6, 3)
+    inputs, targets = blobs()
+
+    class Spoil:
+        @contextmanager
+        def validating(self, state: State) -> Iterator[None]:
+            kept = model.bias.detach().clone()
+            model.bias.data.fill_(float("nan") if state.epoch == 0 or not better else 0)
+            yield
+            model.bias.data.copy_(kept)
+
+    history = quiet(
+        model, (inputs, targets), epochs=5, validation=(inputs, targets), early_stopping=2, callbacks=[Spoil()]
+    )  # fmt: skip
+
+    assert history.stopped == (None if better else "early")
+    assert len(history) == (5 if better else 3)

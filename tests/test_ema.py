@@ -54,6 +54,30 @@ def test_the_model_ends_with_the_average_of_its_weights(decay: float) -> None:
         assert torch.equal(value, expected), name
 
 
+def test_buffers_that_are_put_in_anew_are_averaged_too() -> None:
+    """A forward pass may write ``self.mean = ...`` instead of changing the tensor."""
+
+    class Means(nn.Linear):
+        mean: Tensor
+
+        def __init__(self) -> None:
+            super().__init__(6, 3)
+            self.register_buffer("mean", torch.zeros(6))
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            self.mean = inputs.mean(0)
+            return super().forward(inputs)
+
+    model, raw = Means(), Weights()
+    average = torch.zeros(6)
+
+    quiet(model, blobs(), epochs=2, ema=0.5, callbacks=[raw], validation=blobs())
+
+    for n, weights in enumerate(raw.seen, start=1):
+        average = average.lerp(weights["mean"], 1 - min(0.5, (1 + n) / (10 + n)))
+    assert torch.equal(model.mean, average)
+
+
 def test_validation_measures_the_average() -> None:
     """The last epoch's loss is that of the model one ends with; the weights that are trained come back after it."""
     model, unmeasured = make(), make()
@@ -167,7 +191,7 @@ def test_checkpoints_of_compiled_models_have_plain_names(tmp_path: Path, monkeyp
     quiet(make(), blobs(), epochs=1, compile=True, checkpoint=tmp_path / "own")
 
     own = newest(tmp_path / "own")
-    assert state["callbacks"]["Stopper"]["weights"]
+    assert state["callbacks"]["torchbasics.Stopper"]["weights"]
     assert "_orig_mod" not in repr([state["model_state"].keys(), state["callbacks"], own["model_state"].keys()])
     assert state["model_state"].keys() == own["model_state"].keys()
     assert equal(back, whole)
@@ -204,3 +228,36 @@ def test_with_torchs_copies_of_old_weights_the_comparison_fails(monkeypatch: pyt
         quiet(inside, blobs(), epochs=2, precision="bfloat16")
 
     assert not equal(inside, outside)
+
+
+class Told(nn.Linear):
+    """A module with a state that is no tensor."""
+
+    def __init__(self) -> None:
+        super().__init__(6, 3)
+        self.told: dict[str, Any] = {"words": ["a"]}
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return self.told
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.told = state
+
+
+def test_a_state_that_is_no_tensor_comes_back_with_the_best_average(tmp_path: Path) -> None:
+    """As get_extra_state gave it in the best epoch; it is in the checkpoints, too."""
+    inputs, targets = blobs()
+    torch.manual_seed(0)
+    model = Told()
+
+    class Grow:
+        def on_epoch(self, state: State) -> None:
+            model.told["words"].append("b")
+
+    options: dict[str, Any] = {"ema": 0.5, "early_stopping": 2, "validation": (inputs, (targets + 1) % 3)}
+    history = quiet(model, (inputs, targets), epochs=30, **options, checkpoint=tmp_path, callbacks=[Grow()])
+
+    losses = history.column("validation_loss")
+    assert history.stopped == "early"
+    assert model.told == {"words": ["a"] + ["b"] * losses.index(min(losses))}
+    assert newest(tmp_path)["model_state"]["_extra_state"]["words"][0] == "a"

@@ -390,3 +390,35 @@ def test_bytes_are_refused_by_name() -> None:
         training.predict(nn.Linear(6, 3), inputs.double())
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         training.predict(nn.Linear(5, 3), inputs)
+
+
+def test_a_step_that_is_in_a_run_can_be_measured_with() -> None:
+    """The run keeps its optimizer."""
+    step, other = training.Supervised(), training.Supervised()
+    one, two = nn.Linear(6, 3), nn.Linear(6, 3)
+    two.load_state_dict(one.state_dict())
+
+    class Measure:
+        def on_step(self, state: training.State) -> None:
+            training.evaluate(state.model, blobs(), step=step)
+
+    options: dict[str, Any] = {"epochs": 2, "batch_size": 20, "progress": False, "lr": 0.1}
+    training.fit(one, blobs(), step=step, callbacks=[Measure()], **options)
+    training.fit(two, blobs(), step=other, **options)
+
+    assert equal(one, two)
+
+
+def test_a_generator_that_two_loaders_share_is_put_back() -> None:
+    """Validation draws from it; the order of training is the same with and without."""
+    ends = []
+    for validates in (True, False):
+        generator = torch.Generator().manual_seed(3)
+        data = TensorDataset(*blobs())
+        train, held_out = (DataLoader(data, batch_size=20, shuffle=True, generator=generator) for _ in range(2))
+        torch.manual_seed(0)
+        ends.append(nn.Linear(6, 3))
+        options: dict[str, Any] = {"validation": held_out} if validates else {}
+        training.fit(ends[-1], train, epochs=3, lr=0.1, progress=False, **options)
+
+    assert equal(*ends)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import multiprocessing
 import random
+import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, OneCycleLR, StepLR
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSampler, TensorDataset
 
 from tests.helpers import Squares, Stream, blobs, equal, loop, small_images
 from torchbasics import data, models, training
@@ -24,6 +26,7 @@ from torchbasics.training import EarlyStopping, Recipe, fit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 quiet = partial(fit, progress=False)
 
@@ -646,3 +649,70 @@ def test_the_keyword_arguments_are_the_recipes_fields() -> None:
     from torchbasics._recipe import NAMES, Options
 
     assert {*Options.__annotations__, "epochs"} == set(NAMES)
+
+
+class Keyed(Dataset[Any]):
+    """A dataset whose samples have names."""
+
+    def __init__(self) -> None:
+        self.inputs, self.targets = blobs(n=20)
+
+    def __len__(self) -> int:
+        return 20
+
+    def __getitem__(self, key: str) -> Any:
+        number = int(key.split("-")[1])
+        return self.inputs[number], self.targets[number]
+
+
+LOADERS: dict[str, Callable[[], DataLoader[Any]]] = {
+    "sampler of keys": lambda: DataLoader(Keyed(), batch_size=5, sampler=[f"a-{i}" for i in range(20)]),
+    "batches of keys": lambda: DataLoader(
+        Keyed(), batch_sampler=[[f"a-{i}" for i in range(k, k + 5)] for k in range(0, 20, 5)]
+    ),
+    "batch sampler": lambda: DataLoader(
+        TensorDataset(*blobs(n=20)), batch_sampler=BatchSampler(SequentialSampler(range(20)), 5, drop_last=False)
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+def test_a_loaders_samples_may_have_keys_of_any_kind(kind: str) -> None:
+    """They are trained on as by the loop; nothing is asked for by number that has none."""
+    one, other = nn.Linear(6, 3), nn.Linear(6, 3)
+    other.load_state_dict(one.state_dict())
+
+    fit(one, LOADERS[kind](), epochs=2, lr=0.1, optimizer="sgd", progress=False)
+    loop(other, *blobs(n=20), lambda p: torch.optim.SGD(p, 0.1), epochs=2, batch_size=5, shuffle=False)
+
+    assert equal(one, other)
+
+
+def test_an_error_in_a_loaders_dataset_is_told_before_anything_is_written(tmp_path: Path) -> None:
+    """Where the sampler is torch's, keys are numbers, and the error is the dataset's own."""
+    with pytest.raises(AttributeError, match="no attribute 'split'"):
+        fit(nn.Linear(6, 3), DataLoader(Keyed()), epochs=1, checkpoint=tmp_path / "run", progress=False)
+
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_children_of_the_process_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is started while the workers start outlives them; and none of those is left."""
+    children = []
+    make_iterator = DataLoader.__iter__
+
+    def also(loader: DataLoader[Any]) -> Any:
+        children.append(multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,), daemon=True))
+        children[-1].start()
+        return make_iterator(loader)
+
+    monkeypatch.setattr(DataLoader, "__iter__", also)
+    try:
+        fit(nn.Linear(6, 3), Squares(), epochs=1, lr=0.1, workers=1, progress=False)
+
+        children[0].join(0.3)
+        assert multiprocessing.active_children() == children
+    finally:
+        for child in children:
+            child.kill()
+            child.join()

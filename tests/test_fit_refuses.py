@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from functools import partial
 from typing import Any
 
@@ -214,7 +215,7 @@ def test_a_last_batch_of_one_is_refused_before_batch_norm_fails_on_it() -> None:
     model = models.MLP(6, (4,), 3, batch_norm=True)
     before = copy.deepcopy(model)
 
-    with pytest.raises(ValueError, match="the last of the batches of batch_size=10 has 1 of 21 samples, too few"):
+    with pytest.raises(ValueError, match="batches of 10 and 1 samples give batch norm 1 sample, which is too few"):
         quiet(model, blobs(n=21), epochs=1, batch_size=10)
 
     assert equal(model, before)
@@ -231,3 +232,86 @@ def test_orders_count_epochs_from_zero() -> None:
     """No epoch before the first."""
     with pytest.raises(ValueError, match="epoch must be at least 0, got -1"):
         data.order(5, 0, -1)
+
+
+class Locked(nn.Linear):
+    """A module that cannot be copied."""
+
+    def __init__(self) -> None:
+        super().__init__(6, 6)
+        self.lock = threading.Lock()
+        self.numbers = (i for i in range(9))
+
+
+def normed(*first: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(*first, nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 3))
+
+
+ALONE: dict[str, tuple[Any, dict[str, Any], str]] = {
+    "parts of the last batch": (blobs(n=23), {"batch_size": 10, "accumulate": 2}, r"10 and 3 samples give"),
+    "parts of each batch": (blobs(n=56), {"batch_size": 7, "accumulate": 3}, r"7 samples give"),
+    "one by one": (blobs(n=60), {"batch_size": 4, "accumulate": 4}, r"4 samples give"),
+    "batches of one": (blobs(n=6), {"batch_size": 1}, r"1 samples give"),
+    "a loader": (DataLoader(TensorDataset(*blobs(n=21)), batch_size=10), {}, r"10 and 1 samples give"),
+    "a locked model": (blobs(n=21), {"batch_size": 10}, r"10 and 1 samples give"),
+}
+
+
+@pytest.mark.parametrize("case", ALONE)
+def test_batch_norm_on_one_sample_is_told_at_the_start(case: str) -> None:
+    """Whichever batch or part it is alone in; the model is not copied, and stays as it was, modes and all."""
+    given, options, message = ALONE[case]
+    model = normed(Locked()) if case == "a locked model" else normed()
+    list(model.children())[-1].eval()
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    modes, drawn = [m.training for m in model.modules()], torch.get_rng_state()
+
+    with pytest.raises(
+        ValueError, match=message.replace(" give", "(, cut into accumulate=. parts,)? give batch norm 1 ")
+    ):
+        quiet(model, given, epochs=1, **options)
+
+    assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
+    assert [m.training for m in model.modules()] == modes
+    assert torch.equal(drawn, torch.get_rng_state())
+    assert not any(m._forward_pre_hooks for m in model.modules())
+
+
+class Still(nn.BatchNorm1d):
+    """Batch norm whose statistics are fixed."""
+
+    def train(self, mode: bool = True) -> Still:
+        return super().train(False)
+
+
+def picky(outputs: Any, targets: Any) -> Any:
+    """A loss that takes a single sample in training only."""
+    if len(outputs) == 1 and not torch.is_grad_enabled():
+        raise RuntimeError("no")
+    return nn.functional.cross_entropy(outputs, targets)
+
+
+FINE: dict[str, tuple[nn.Module, Any, dict[str, Any]]] = {
+    "fixed statistics": (nn.Sequential(nn.Linear(6, 4), Still(4), nn.Linear(4, 3)), blobs(n=21), {"batch_size": 10}),
+    "over length": (
+        nn.Sequential(nn.Unflatten(1, (2, 3)), nn.BatchNorm1d(2), nn.Flatten(), nn.Linear(6, 3)),
+        blobs(n=21),
+        {"batch_size": 10},
+    ),
+    "dropped": (normed(), DataLoader(TensorDataset(*blobs(n=21)), batch_size=10, drop_last=True), {}),
+    "two each": (normed(), blobs(n=20), {"batch_size": 4, "accumulate": 2}),
+    "another error": (
+        nn.Sequential(nn.Unflatten(1, (2, 3)), nn.BatchNorm1d(2), nn.Flatten(), nn.Linear(6, 3)),
+        blobs(n=21),
+        {"batch_size": 10, "loss": picky},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FINE)
+def test_batch_norm_that_works_on_one_sample_is_not_refused(case: str) -> None:
+    """Nor is a model for another reason than that."""
+    model, given, options = FINE[case]
+
+    assert len(quiet(model, given, epochs=1, **options)) == 1

@@ -283,6 +283,103 @@ def test_both_halves_of_an_adversarial_update_are_undone() -> None:
     assert all(p.requires_grad for p in model.parameters())
 
 
+@pytest.mark.parametrize("bad", [1, 3])
+def test_what_both_optimizers_have_gathered_is_undone(bad: int) -> None:
+    """Adam's averages of the discriminator, too: none before the first update."""
+    torch.manual_seed(0)
+    model, step = models.DCGAN(latent_dim=8, width=4, depth=1), Flaky()
+    step.calls = 3 - bad
+    gathered: list[Any] = [[{"state": {}}, {"state": {}}]]
+
+    class Gathered:
+        def on_step(self, state: State) -> None:
+            gathered.append(copy.deepcopy([optimizer.state_dict() for optimizer in step.optimizers]))
+
+    with pytest.raises(NonFiniteError, match=f"the loss is nan at step {bad}"):
+        fit(model, small_images(size=16), epochs=1, batch_size=8, step=step, callbacks=[Gathered()], progress=False)
+
+    assert len(gathered) == bad
+    for before, optimizer in zip(gathered[-1], step.optimizers, strict=True):
+        torch.testing.assert_close(optimizer.state_dict()["state"], before["state"], rtol=0, atol=0)
+
+
+def test_without_undoing_the_optimizers_the_comparison_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Positive control."""
+    monkeypatch.setattr(_finite.Before, "restore", lambda self: None)
+
+    with pytest.raises(AssertionError):
+        test_what_both_optimizers_have_gathered_is_undone(3)
+
+
+class Judge(nn.Module):
+    """Spoils images that a gradient flows to: those that are to fool the discriminator."""
+
+    spoils = False
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images * math.nan if self.spoils and images.requires_grad else images
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_the_second_half_of_an_update_is_explained_too(precision: Any) -> None:
+    """Under float16 the scaler has already taken the discriminator's update."""
+    torch.manual_seed(0)
+    model, judge = models.DCGAN(latent_dim=8, width=4, depth=1), Judge()
+    model.discriminator = nn.Sequential(judge, model.discriminator)  # type: ignore[assignment]  # another module
+
+    class Begin:
+        def on_step(self, state: State) -> None:
+            judge.spoils = state.step == 2
+
+    with pytest.raises(NonFiniteError, match="at step 3") as caught:
+        fit(
+            model, small_images(size=16), epochs=1, batch_size=8, precision=precision, callbacks=[Begin()],
+            progress=False,
+        )  # fmt: skip
+
+    assert caught.value.module == "discriminator.0"
+
+
+class Tied(nn.Module):
+    """One weight under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(6, 6)
+        self.second = nn.Linear(6, 6)
+        self.second.weight = self.first.weight
+        self.norm = nn.BatchNorm1d(6)
+        self.last = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.last(self.norm(self.second(self.first(x))))
+
+
+@pytest.mark.parametrize("fault", [None, RuntimeError, KeyboardInterrupt], ids=str)
+def test_a_replay_puts_all_back_whatever_comes_of_it(fault: Any) -> None:
+    """Weights that are shared; a hook of the user's that fails when the step is made again; a second Ctrl-C."""
+    torch.manual_seed(0)
+    model, keep, failed = Tied(), Keep(), []
+    assert model.first.weight is model.second.weight
+
+    def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        if output.isnan().any():
+            failed.append(1)
+            if len(failed) == 2 and fault is not None:
+                raise fault
+
+    model.last.register_forward_hook(hook)
+    with pytest.raises(KeyboardInterrupt if fault is KeyboardInterrupt else NonFiniteError):
+        quiet(model, Poisoned(13), epochs=1, callbacks=[keep])
+
+    assert len(failed) == 2
+    assert equal(model, keep.models[2])
+    assert model.first.weight is model.second.weight
+    assert len(model.last._forward_hooks) == 1
+    assert not model.first._forward_hooks
+    assert all(p.grad is None for p in model.parameters())
+
+
 class Own(Step):
     """A step of a user's own, from the base's two verbs."""
 

@@ -11,9 +11,10 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -23,6 +24,9 @@ from tests.helpers import blobs, equal, newest
 from torchbasics import io, models
 from torchbasics.cli import _train, main
 from torchbasics.training import History, State, fit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 quiet = partial(fit, progress=False, batch_size=16, lr=0.01)
 
@@ -391,3 +395,70 @@ def test_a_terminated_command_exits_with_143(tmp_path: Path) -> None:
     assert child.returncode == 143
     assert err.splitlines()[-1].strip().endswith("--epochs 500 --batch-size 50 --out runs/mlp --resume")
     assert newest(tmp_path / "runs/mlp/checkpoint")["steps_done"] > 0
+
+
+def ignored() -> list[Any]:
+    """Two batches, of which the first has no target that counts."""
+    inputs, targets = blobs(n=20)
+    return [(inputs, torch.full_like(targets, -100)), (inputs, targets)]
+
+
+class SignalInValidation:
+    """Sends this process a signal when its first validation begins."""
+
+    @contextmanager
+    def validating(self, state: State) -> Iterator[None]:
+        if len(state.history) == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        yield
+
+
+@pytest.mark.parametrize("where", ["training", "validation"])
+def test_a_signal_before_any_target_counted_still_writes_a_checkpoint(where: str, tmp_path: Path) -> None:
+    """Means of no target are not asked for; the same call goes on to the same bits."""
+    data, held_out = (ignored(), blobs()) if where == "training" else ([blobs()], ignored())
+    callback: Any = SignalAt(1) if where == "training" else SignalInValidation()
+    whole, parts = make(), make()
+    run = partial(
+        quiet, train=data, epochs=2, validation=held_out, batch_size=None, loss=nn.CrossEntropyLoss(reduction="sum")
+    )
+    expected = run(whole)
+
+    first = run(parts, checkpoint=tmp_path, callbacks=[callback])
+    second = run(parts, checkpoint=tmp_path)
+
+    assert first.stopped == "signal"
+    assert len(first) == 0
+    assert second == expected
+    assert equal(parts, whole)
+
+
+@pytest.mark.parametrize("reason", ["signal", "time"])
+def test_a_run_that_is_complete_was_not_stopped(reason: str, tmp_path: Path) -> None:
+    """After the last epoch there is nothing left to end."""
+
+    class Late:
+        told: int | None = -1
+
+        def on_epoch(self, state: State) -> None:
+            if len(state.history) < 2:
+                return
+            if reason == "signal":
+                os.kill(os.getpid(), signal.SIGTERM)
+            else:
+                time.sleep(1.1)
+
+        def on_stop(self, state: State) -> None:
+            raise AssertionError
+
+        def on_end(self, state: State) -> None:
+            self.told = state.signal
+
+    late = Late()
+    limit: dict[str, Any] = {"time_limit": 1.0} if reason == "time" else {}
+
+    history = quiet(make(), blobs(), epochs=2, checkpoint=tmp_path, callbacks=[late], **limit)
+
+    assert len(history) == 2
+    assert history.stopped is None
+    assert late.told is None

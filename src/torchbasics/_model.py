@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from torchbasics import _zoo
 
@@ -50,34 +50,56 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+class Kept(NamedTuple):
+    """A buffer, and what it was."""
+
+    buffer: Tensor
+    copy: Tensor  # the buffer itself where it cannot be written to
+    version: int | None  # torch's count of its changes, None = copied whatever it says
+
+    def differs(self) -> bool:
+        """Whether the two may have different values."""
+        return self.copy is not self.buffer and (self.version is None or self.version != self.buffer._version)
+
+    def now(self) -> Kept:
+        """Return that they have the same."""
+        return self if self.version is None else self._replace(version=self.buffer._version)
+
+
 class Buffers:
     """The buffers of a model as they were when last kept, to be put back.
 
-    Only those that changed in between are copied: by torch's own count of changes, and always the statistics of
-    normalisation layers, whose kernels do not count.
+    Args:
+        model: The model.
+        limit: Larger buffers are copied only when torch's count says that they have changed. Native kernels, such as
+            batch norm's, and writes through ``.data`` do not count.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self.holders = [(m._buffers, not isinstance(m, _NormBase)) for m in model.modules()]
-        self.kept: list[dict[str, tuple[Tensor, int, Tensor] | None]] = [{} for _ in self.holders]
+    def __init__(self, model: nn.Module, limit: float = 2**18) -> None:
+        self.modules = list(model.modules())
+        self.limit = limit
+        self.kept: list[dict[str, Kept | None]] = [{} for _ in self.modules]
+        self.unsaved: list[set[str]] = [set() for _ in self.modules]
 
     def keep(self) -> None:
         """Remember the buffers as they are now."""
         targets, sources = [], []
-        for (holder, counts), kept in zip(self.holders, self.kept, strict=True):
+        for i, (module, kept) in enumerate(zip(self.modules, self.kept, strict=True)):
+            holder = module._buffers
             if not holder and not kept:
                 continue
+            self.unsaved[i] = set(module._non_persistent_buffers_set)
             for name in kept.keys() - holder.keys():
                 del kept[name]
             for name, buffer in holder.items():
                 old = kept.get(name)
                 if buffer is None:
                     kept[name] = None
-                elif old is None or old[0] is not buffer or old[2].shape != buffer.shape:
-                    kept[name] = buffer, buffer._version, buffer.detach().clone()
-                elif not counts or old[1] != buffer._version:
-                    kept[name] = buffer, buffer._version, old[2]
-                    targets.append(old[2])
+                elif old is None or old.buffer is not buffer or old.copy.shape != buffer.shape:
+                    kept[name] = self._first(buffer)
+                elif old.differs():
+                    kept[name] = old.now()
+                    targets.append(old.copy)
                     sources.append(buffer.detach())
         if targets:
             torch._foreach_copy_(targets, sources)
@@ -85,24 +107,33 @@ class Buffers:
     @torch.no_grad()
     def restore(self) -> None:
         """Put back what was kept: the same tensors with the same values, and no others."""
-        for (holder, counts), kept in zip(self.holders, self.kept, strict=True):
+        for module, kept, unsaved in zip(self.modules, self.kept, self.unsaved, strict=True):
+            holder = module._buffers
             for name in holder.keys() - kept.keys():
                 del holder[name]
             for name, old in kept.items():
-                if old is None:
-                    holder[name] = None
-                    continue
-                buffer, version, copy = old
-                if not counts or version != buffer._version:
-                    buffer.resize_(copy.shape).copy_(copy) if buffer.shape != copy.shape else buffer.copy_(copy)
-                    kept[name] = buffer, buffer._version, copy
-                holder[name] = buffer
+                holder[name] = None if old is None else old.buffer
+                if old is not None and old.differs():
+                    if old.buffer.shape != old.copy.shape:
+                        old.buffer.resize_(old.copy.shape)
+                    old.buffer.copy_(old.copy)
+                    kept[name] = old.now()
+            if holder:
+                module._non_persistent_buffers_set = set(unsaved)
+
+    def _first(self, buffer: Tensor) -> Kept:
+        fixed = buffer.is_inference() and not torch.is_inference_mode_enabled()
+        # Repeated values, as of ``expand``, and tensors of inference mode can be written to by nobody.
+        if fixed or (buffer.layout is torch.strided and torch._debug_has_internal_overlap(buffer) == 1):
+            return Kept(buffer, buffer, None)
+        version = None if buffer.numel() <= self.limit else buffer._version
+        return Kept(buffer, buffer.detach().clone(), version)
 
 
 @contextmanager
 def buffers_kept(model: nn.Module) -> Iterator[None]:
     """Put all buffers of *model* back to what they were, whatever the block did."""
-    buffers = Buffers(model)
+    buffers = Buffers(model, math.inf)
     buffers.keep()
     try:
         yield

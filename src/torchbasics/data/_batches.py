@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-import random
-import signal
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sized
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset, default_collate
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    TensorDataset,
+    WeightedRandomSampler,
+    default_collate,
+)
 
 from torchbasics import _checks
 from torchbasics._files import tensors_digest
 from torchbasics.data._batch import Batch, as_batch, as_inputs, as_tensor, each, leaves
 from torchbasics.data._images import Images
-from torchbasics.data._order import derive, order, split
+from torchbasics.data._order import order, split
+from torchbasics.data._seeded import Seeded, generators_kept, ignore_signals
 
 DIGESTED = 2**28  # bytes of a tensor that are read for its digest: a fraction of a second
 
@@ -52,6 +60,14 @@ class Batches:
     def first(self, n: int) -> Batch | None:
         """Return the first *n* samples, None where looking at them would use them up."""
         return self.gather(torch.arange(min(n, self.samples or 0)), 0)
+
+    def sizes(self) -> set[int]:
+        """Return the sizes that batches have, as far as they are known."""
+        return _sizes(self.samples or 0, self.batch_size)
+
+    def own_generators_kept(self) -> AbstractContextManager[None]:
+        """Leave generators that are the data's own as they were."""
+        return nullcontext()
 
     def gather(self, index: Tensor, epoch: int) -> Batch:
         """Put the samples *index* together."""
@@ -134,7 +150,7 @@ class DatasetBatches(Batches):
     def __init__(self, dataset: Any, *, workers: int, **options: Any) -> None:
         self.workers = workers
         super().__init__(len(dataset), **options)
-        self._seeded = _Seeded(dataset, self.seed)
+        self._seeded = Seeded(dataset, self.seed)
 
     def epoch(self, epoch: int, start: int = 0) -> Generator[Batch]:
         """Yield the batches of *epoch* from *start* on."""
@@ -146,28 +162,27 @@ class DatasetBatches(Batches):
         generator = torch.Generator()  # so that the loader draws its base seed from no global generator
         ended = multiprocessing.RawValue("b", 0)
         loader: DataLoader[Any] = DataLoader(
-            _Seeded(self._seeded.dataset, self.seed, ended),
+            Seeded(self._seeded.dataset, self.seed, ended),
             batch_sampler=keys,
             num_workers=self.workers,
             generator=generator,
-            worker_init_fn=_ignore_signals,
+            worker_init_fn=ignore_signals,
         )
-        others = multiprocessing.active_children()
-        batches = iter(loader)
-        workers = [process for process in multiprocessing.active_children() if process not in others]
+        batches: Any = iter(loader)
+        workers = list(batches._workers)  # no public name
         try:
             for index, batch in zip(plan, batches, strict=True):
                 yield as_batch(batch)._replace(indices=index)
         finally:
             ended.value = 1  # no worker reads its batch to the end
             # At most a few seconds. Not left to garbage collection: after an error the traceback holds the iterator.
-            batches._shutdown_workers()  # type: ignore[attr-defined]  # no public name
+            batches._shutdown_workers()  # no public name
             for worker in workers:
                 worker.kill()  # one that hangs does not hear SIGTERM
 
     def gather(self, index: Tensor, epoch: int) -> Batch:
         """Read the samples one by one and collate them, as torch's DataLoader does."""
-        with _generators_kept():
+        with generators_kept():
             samples = self._seeded.__getitems__([(epoch, i) for i in index.tolist()])
         return as_batch(default_collate(samples))._replace(indices=index)
 
@@ -201,7 +216,7 @@ class LoaderBatches(Batches):
             self.given = 0
         elif self.given == self._steps:
             return
-        with _generators_kept() if start else nullcontext():  # they stand where the epoch was left
+        with generators_kept() if start else nullcontext():  # they stand where the epoch was left
             batches = iter(self.loader)
             for _ in range(0 if self.stateful else self.given):
                 next(batches, None)
@@ -221,11 +236,32 @@ class LoaderBatches(Batches):
         dataset: Any = getattr(self.loader, "dataset", None)
         if not isinstance(self.loader, DataLoader) or not hasattr(dataset, "__getitem__") or _is_stream(self.loader):
             return None
-        with _generators_kept():
-            if self.loader.batch_size is None:  # each item is a batch
-                return as_batch(self.loader.collate_fn(dataset[0]))
-            count = min(n, len(dataset))
-            return as_batch(self.loader.collate_fn([dataset[i] for i in range(count)]))
+        cut = self.loader.batch_sampler is not None  # else each item is a batch
+        sampler = getattr(self.loader.batch_sampler, "sampler", None) if cut else self.loader.sampler
+        # Another sampler may yield keys of any kind, and the dataset take no others.
+        allowed = () if type(sampler) in (SequentialSampler, RandomSampler, WeightedRandomSampler) else (Exception,)
+        with generators_kept(), suppress(*allowed):
+            items = [dataset[i] for i in range(min(n, len(dataset)))] if cut else dataset[0]
+            return as_batch(self.loader.collate_fn(items))
+        return None
+
+    def sizes(self) -> set[int]:
+        """Return those of a DataLoader that cuts its samples itself."""
+        loader = self.loader
+        if not isinstance(loader, DataLoader) or loader.batch_size is None or not isinstance(loader.sampler, Sized):
+            return set()
+        sizes = _sizes(len(loader.sampler), loader.batch_size)
+        return {size for size in sizes if size == loader.batch_size or not loader.drop_last}
+
+    @contextmanager
+    def own_generators_kept(self) -> Iterator[None]:
+        """Leave the loader's own generators as they were: a loader that trains may share them."""
+        states = [generator.get_state() for generator in self._generators()]
+        try:
+            yield
+        finally:
+            for generator, state in zip(self._generators(), states, strict=True):
+                generator.set_state(state)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the loader's own state where it tells it, and that of its generators."""
@@ -247,40 +283,6 @@ class LoaderBatches(Batches):
         holders = (self.loader, getattr(self.loader, "sampler", None))
         found = (getattr(holder, "generator", None) for holder in holders)
         return [generator for generator in found if isinstance(generator, torch.Generator)]
-
-
-class _Seeded(Dataset[Any]):
-    """A dataset whose samples are read with all global generators seeded by (seed, epoch, index)."""
-
-    def __init__(self, dataset: Any, seed: int, ended: Any = None) -> None:
-        self.dataset = dataset
-        self.seed = seed
-        self.ended = ended  # a number in shared memory, by which the parent tells workers that it goes away
-
-    def __getitem__(self, key: tuple[int, int]) -> Any:
-        return self.__getitems__([key])[0]
-
-    def __getitems__(self, keys: list[tuple[int, int]]) -> list[Any]:
-        samples = []
-        for epoch, index in keys:
-            if self.ended is not None and self.ended.value:
-                os._exit(0)  # as torch's own workers do when their parent ends them
-            seed = derive(self.seed, epoch, index)
-            random.seed(seed)
-            np.random.seed(seed)  # noqa: NPY002  # the generator that users' transforms draw from
-            torch.default_generator.manual_seed(seed)
-            samples.append(self.dataset[index])
-        return samples
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-
-def _ignore_signals(worker: int) -> None:
-    """Leave signals to the parent: sent to all processes of a job, they would end the workers first."""
-    for name in ("SIGTERM", "SIGINT", "SIGUSR1"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def make_batches(
@@ -355,16 +357,8 @@ def split_data(data: Any, targets: Any, share: float, seed: int) -> tuple[Any, A
     return Subset(data, train.tolist()), Subset(data, held_out.tolist())
 
 
-@contextmanager
-def _generators_kept() -> Iterator[None]:
-    """Leave the global generators of the CPU as they were, whatever a user's code draws from them."""
-    state = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-    try:
-        yield
-    finally:
-        random.setstate(state[0])
-        np.random.set_state(state[1])  # noqa: NPY002
-        torch.set_rng_state(state[2])
+def _sizes(samples: int, batch_size: int) -> set[int]:
+    return {min(samples, batch_size), samples % batch_size} - {0}
 
 
 def _is_stream(loader: Any) -> bool:

@@ -13,7 +13,6 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from torchbasics._recipe import Recipe
 from torchbasics.data._batch import Batch
-from torchbasics.training._finite import NonFiniteError
 from torchbasics.training._step import Result, Step, number_of
 
 
@@ -69,7 +68,6 @@ class Adversarial(Step):
             told_apart = self._tell_apart(real, made.detach())
         self.of_discriminator.zero_grad()
         judged = self.backward(told_apart)
-        before = [p.detach().clone() for p in self.judged]
         self.apply(self.of_discriminator)
         for parameter in self.judged:  # the generator's gradient does not need theirs
             parameter.requires_grad_(False)
@@ -79,9 +77,6 @@ class Adversarial(Step):
             self.of_generator.zero_grad()
             made_up = self.backward(fooled)
             self.apply(self.of_generator)
-        except NonFiniteError:  # neither half of an update is applied without the other
-            torch._foreach_copy_([*self.judged], before)
-            raise
         finally:
             for parameter in self.judged:
                 parameter.requires_grad_(True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from torchbasics.training._history import History
+
+
+_OWN = __name__.partition(".")[0]
 
 
 class State:
@@ -120,8 +124,9 @@ class Stopper(Callback):
 
 
 def score(row: Mapping[str, float], name: str) -> float:
-    """Return a value of an epoch such that more is better."""
-    return -row[name] if name.endswith(("loss", "error", "mae")) else row[name]
+    """Return a value of an epoch such that more is better, and nan is worst."""
+    value = -row[name] if name.endswith(("loss", "error", "mae")) else row[name]
+    return -math.inf if math.isnan(value) else value
 
 
 class Lines(Callback):
@@ -220,7 +225,10 @@ def blame(error: Exception, callback: Any, event: str) -> None:
 
 
 def callback_states(callbacks: Sequence[Any]) -> dict[str, Any]:
-    """Return the states of those callbacks that have one, by class; a second of a class is "Class 2"."""
+    """Return the states of those callbacks that have one, by class; a second of a class is "Class 2".
+
+    Those of this library begin with its name, as no class of a user's does.
+    """
     return {name: c.state_dict() for name, c in _named(callbacks).items()}
 
 
@@ -233,7 +241,7 @@ def set_callback_states(callbacks: Sequence[Any], states: Mapping[str, Any]) -> 
         ValueError: the callback of a state is missing.
     """
     named = _named(callbacks)
-    missing = [name for name in states if name not in named and not name.startswith("TensorBoard")]
+    missing = [name for name in states if name not in named and not name.startswith(f"{_OWN}.TensorBoard")]
     if missing:
         raise ValueError(
             f"the checkpoint has the state of a callback {missing[0]!r}, which is not among callbacks=...; "
@@ -248,7 +256,8 @@ def _named(callbacks: Sequence[Any]) -> dict[str, Any]:
     named = {}
     for callback in callbacks:
         if hasattr(callback, "state_dict"):
-            name = type(callback).__qualname__
+            own = type(callback).__module__.partition(".")[0] == _OWN
+            name = f"{_OWN}." * own + type(callback).__qualname__
             seen[name] += 1
             named[name if seen[name] == 1 else f"{name} {seen[name]}"] = callback
     return named

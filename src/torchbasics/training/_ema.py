@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,9 @@ from torchbasics._model import COMPILED, plain_state
 from torchbasics.training._callbacks import Callback, State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from torch import nn
 
 
 class Average(Callback):
@@ -34,10 +37,13 @@ class Average(Callback):
     def on_start(self, state: State) -> None:
         """Start from the model's weights, or go on from the average that was loaded."""
         model = state.model
-        named = [*model.named_parameters(), *((n, b) for n, b in model.named_buffers() if b.is_floating_point())]
-        self.current = {name.replace(COMPILED, ""): tensor.detach() for name, tensor in named}
-        saved = self.weights or self.current
-        self.weights = {name: saved[name].to(tensor, copy=True) for name, tensor in self.current.items()}
+        names = [n for n, _ in model.named_parameters()] + [
+            n for n, b in model.named_buffers() if b.is_floating_point()
+        ]
+        self.places = {name.replace(COMPILED, ""): _place(model, name) for name in names}
+        now = dict(zip(self.places, self._current(), strict=True))
+        saved = self.weights or now
+        self.weights = {name: saved[name].to(tensor, copy=True) for name, tensor in now.items()}
         state.result = self.result
         self.state = state
 
@@ -45,13 +51,13 @@ class Average(Callback):
         """Take in the weights after an update."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(list(self.weights.values()), list(self.current.values()), 1 - decay)
+        torch._foreach_lerp_(list(self.weights.values()), self._current(), 1 - decay)
 
     @contextmanager
     def validating(self, state: State) -> Iterator[None]:
         """Put the average into the model meanwhile."""
-        now = {name: tensor.clone() for name, tensor in self.current.items()}
-        self._set(self.weights)
+        now = [tensor.clone() for tensor in self._current()]
+        self._set(self.weights.values())
         try:
             yield
         finally:
@@ -60,12 +66,12 @@ class Average(Callback):
     def on_end(self, state: State) -> None:
         """Leave the average in the model."""
         if not state.failed:
-            self._set(self.weights)
+            self._set(self.weights.values())
 
-    def result(self) -> dict[str, Tensor]:
+    def result(self) -> dict[str, Any]:
         """Return the model's state with the average in it."""
         with self.validating(self.state):
-            return {name: value.clone() for name, value in plain_state(self.state.model).items()}
+            return copy.deepcopy(plain_state(self.state.model))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the average, and how many updates are in it."""
@@ -75,6 +81,18 @@ class Average(Callback):
         """Set what `state_dict` returned."""
         self.updates, self.weights = state["updates"], dict(state["weights"])
 
-    def _set(self, weights: Mapping[str, Tensor]) -> None:
-        for name, tensor in self.current.items():
-            tensor.copy_(weights[name])
+    def _current(self) -> list[Tensor]:
+        return [
+            holder[key].detach() for holder, key in self.places.values()
+        ]  # a forward pass may put in another buffer
+
+    def _set(self, weights: Iterable[Tensor]) -> None:
+        for tensor, value in zip(self._current(), weights, strict=True):
+            tensor.copy_(value)
+
+
+def _place(model: nn.Module, name: str) -> tuple[dict[str, Any], str]:
+    """Return the dict that holds a parameter or a buffer, and its key there."""
+    path, _, key = name.rpartition(".")
+    module = model.get_submodule(path)
+    return (module._parameters if key in module._parameters else module._buffers), key

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -72,7 +73,7 @@ def evaluate(
     recipe = Recipe(loss=loss, step=step, precision=precision)
     batches = _batches(test, targets, batch_size, workers)
     with on_device(model, device) as here:
-        bound = make_step(step, model)
+        bound = copy.copy(make_step(step, model))  # one of the user's own may be in a run
         bound.bind(model, recipe)
         check(bound, batches, here, metrics)
         meter = Meter(metrics)
@@ -159,9 +160,10 @@ def measure(
     device: torch.device,
     after: Callable[[Batch, Result], object] | None = None,
 ) -> dict[str, float]:
-    """Run an epoch of evaluation with a bound step; a true answer of *after* ends it."""
-    with evaluating(step.model):
-        return run_epoch(batches.epoch(0), step.evaluate, meter, device, after)
+    """Run an epoch of evaluation with a bound step; a true answer of *after* ends it, with nothing measured."""
+    with evaluating(step.model), batches.own_generators_kept():
+        ended = run_epoch(batches.epoch(0), step.evaluate, meter, device, after)
+        return {} if ended else meter.compute()
 
 
 def check(step: Step, batches: Batches, device: torch.device, metrics: Any = None) -> list[str] | None:

@@ -31,7 +31,7 @@ SHOWN = 8  # samples named in a message
 class NonFiniteError(ArithmeticError):
     """The loss or a gradient is nan or infinite; the update it would have led to was not applied.
 
-    Parameters and buffers of the model are those before the step.
+    Parameters and buffers of the model, and the state of the optimizers, are those before the step.
 
     Attributes:
         step: The update, counted from 1.
@@ -101,6 +101,24 @@ class Moment(NamedTuple):
     buffers: Buffers
 
 
+class Before:
+    """Parameters, and what their optimizers have gathered, as they are now, to be put back."""
+
+    def __init__(self, step: Step) -> None:
+        self.step = step
+        self.parameters = [p.detach().clone() for p in step.model.parameters()]
+        self.gathered = [_copied(optimizer.state) for optimizer in step.optimizers]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put them back."""
+        for parameter, before in zip(self.step.model.parameters(), self.parameters, strict=True):
+            parameter.copy_(before)
+        for optimizer, gathered in zip(self.step.optimizers, self.gathered, strict=True):
+            optimizer.state.clear()
+            optimizer.state.update(gathered)
+
+
 class Guard:
     """Makes a step's updates, and undoes and explains the one that is not finite."""
 
@@ -114,16 +132,19 @@ class Guard:
         """Learn from *batch*.
 
         Raises:
-            NonFiniteError: loss or gradients are not finite; model and buffers are as before the step.
+            NonFiniteError: loss or gradients are not finite; all is as before the step.
         """
         buffers = self.buffers[state.step % len(self.buffers)]
         buffers.keep()
         self.moments.append(
             Moment(batch, state.step + 1, state.epoch + 1, state.learning_rate, _generators(self.step), buffers)
         )
+        before = Before(self.step) if len(self.step.optimizers) > 1 else None  # one may have updated before another
         try:
             result = self.step.update(batch)
         except NonFiniteError as e:
+            if before is not None:
+                before.restore()
             raise self._undo(self.moments[-1], str(e)) from None
         if self.late is not None:
             stopped = self.late.read()  # whether the step before this one was
@@ -208,30 +229,44 @@ def gradients(optimizer: Optimizer) -> list[Tensor]:
 
 def replay(step: Step, moment: Moment) -> tuple[tuple[str, str] | None, float]:
     """Make an update again, and undo it; return (module, what of it) first not finite, and the gradient's norm."""
-    state = copy.deepcopy(step.state_dict())
-    parameters = [p.detach().clone() for p in step.model.parameters()]
+    before, state = Before(step), copy.deepcopy(step.state_dict())
     late, step.late = step.late, None
+    scaler, step.scaler = step.scaler, _fresh(step)
     found: list[tuple[str, str]] = []
-    names = {name.replace(COMPILED, ""): module for name, module in step.model.named_modules()}
+    try:
+        with _random.forked(), torch.compiler.set_stance("force_eager"), _watched(step.model, found):
+            _set_generators(step, moment.generators)
+            with contextlib.suppress(Exception):
+                step.update(moment.batch)  # fails where it failed before
+        grads = {n: p.grad for n, p in step.model.named_parameters() if p.grad is not None}
+        found += [(n.rpartition(".")[0], "a gradient") for n, g in reversed(grads.items()) if not _is_finite(g)]
+        norm = math.sqrt(sum(float(_values(g).abs().double().square().sum()) for g in grads.values()))
+    finally:
+        step.late, step.scaler = late, scaler
+        step.load_state_dict(state)
+        before.restore()
+        moment.buffers.restore()
+        for parameter in step.model.parameters():
+            parameter.grad = None
+    return (found[0] if found else None), norm if grads else math.nan
+
+
+@contextlib.contextmanager
+def _watched(model: nn.Module, found: list[tuple[str, str]]) -> Iterator[None]:
+    names = {name.replace(COMPILED, ""): module for name, module in model.named_modules()}
     handles = [m.register_forward_hook(partial(_watch, found, n or type(m).__name__)) for n, m in names.items()]
     try:
-        with _random.forked(), torch.compiler.set_stance("force_eager"), contextlib.suppress(Exception):
-            _set_generators(step, moment.generators)
-            step.update(moment.batch)  # fails where it failed before
+        yield
     finally:
         for handle in handles:
             handle.remove()
-        step.late = late
-    grads = {n: p.grad for n, p in step.model.named_parameters() if p.grad is not None}
-    found += [(n.rpartition(".")[0], "a gradient") for n, g in reversed(grads.items()) if not _is_finite(g)]
-    norm = math.sqrt(sum(float(_values(g).abs().double().square().sum()) for g in grads.values()))
-    with torch.no_grad():
-        for parameter, before in zip(step.model.parameters(), parameters, strict=True):
-            parameter.copy_(before)
-            parameter.grad = None
-    step.load_state_dict(state)
-    moment.buffers.restore()
-    return (found[0] if found else None), norm if grads else math.nan
+
+
+def _fresh(step: Step) -> torch.amp.GradScaler:
+    """A scaler like the step's that has not begun an update."""
+    made = torch.amp.GradScaler(step.device, enabled=step.scaler.is_enabled())
+    made.load_state_dict(step.scaler.state_dict())
+    return made
 
 
 def _watch(found: list[tuple[str, str]], name: str, module: nn.Module, inputs: Any, output: Any) -> None:
@@ -244,6 +279,14 @@ def _watch(found: list[tuple[str, str]], name: str, module: nn.Module, inputs: A
             found.append((name, "the output"))
         if tensor.requires_grad:
             tensor.register_hook(note)  # type: ignore[no-untyped-call]
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, dict):
+        return {key: _copied(inner) for key, inner in value.items()}
+    return copy.deepcopy(value)
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

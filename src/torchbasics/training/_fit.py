@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from torchbasics import _checks
 from torchbasics._model import modes_kept
@@ -23,7 +23,7 @@ from torchbasics.training._evaluate import BATCH_SIZE, check, evaluating, no_aut
 from torchbasics.training._metrics import make_metrics
 from torchbasics.training._optim import default_rate
 from torchbasics.training._run import Run
-from torchbasics.training._step import call
+from torchbasics.training._step import Step
 from torchbasics.training._steps import make_step
 from torchbasics.training._tensorboard import TensorBoard
 
@@ -136,7 +136,7 @@ def fit(
         if held_out is not None:
             columns = _joined(columns, check(step, held_out, here, metrics))
         _check_stopping(chosen, columns)
-        _check_last_batch(model, batches, here)
+        _check_last_batch(step, batches, here)
         stack.enter_context(modes_kept(model))
         stack.enter_context(no_autocast(model))
         stack.enter_context(nullcontext() if chosen.seed is None else _random.forked(seed))
@@ -230,20 +230,29 @@ def _check_stopping(recipe: Recipe, columns: list[str] | None) -> None:
         raise ValueError(f"early stopping watches {monitor!r}, which is not in the history: {', '.join(columns)}")
 
 
-def _check_last_batch(model: nn.Module, batches: Batches, device: torch.device) -> None:
+def _check_last_batch(step: Step, batches: Batches, device: torch.device) -> None:
     """Batch norm over vectors fails on one sample; better now than at the end of the first epoch."""
-    alone = batches.samples is not None and batches.samples % batches.batch_size == 1
-    if not alone or not any(isinstance(module, nn.BatchNorm1d) for module in model.modules()):
+    parts, sizes = step.recipe.accumulate, batches.sizes()
+    norms = [module for module in step.model.modules() if isinstance(module, _BatchNorm)]
+    alone = any(-(-size // parts) == 1 or size % -(-size // parts) == 1 for size in sizes)
+    batch = batches.first(1) if alone and norms else None
+    if batch is None:
         return
-    batch = batches.first(1)
-    try:
-        with evaluating(model), torch.random.fork_rng(devices=[]):
-            call(copy.deepcopy(model).train(), batch.to(device).inputs)  # type: ignore[union-attr]  # samples are known
-    except ValueError as e:
+    vectors: list[bool] = []  # what they get in eval mode, in which one sample is enough
+    with evaluating(step.model), torch.compiler.set_stance("force_eager"), ExitStack() as stack:
+        step.model.train()
+        for norm in (norm for norm in norms if norm.training):  # a model may keep some of its own in eval mode
+            hook = norm.register_forward_pre_hook(lambda _, x: vectors.append(x[0].numel() == x[0].shape[1]))
+            stack.callback(hook.remove)
+        step.model.eval()
+        with suppress(Exception):  # a loss of the user's own may need more samples, too
+            step.check(batch.to(device), batches.targets)
+    if any(vectors):
+        cut = f", cut into accumulate={parts!r} parts," if parts > 1 else ""
         raise ValueError(
-            f"the last of the batches of batch_size={batches.batch_size!r} has 1 of {batches.samples} samples, "
-            "too few for batch norm; give another batch_size"
-        ) from e
+            f"batches of {' and '.join(map(str, sorted(sizes, reverse=True)))} samples{cut} give batch norm 1 sample, "
+            "which is too few; give another batch_size"
+        )
 
 
 def _stoppers(recipe: Recipe) -> list[Stopper]:

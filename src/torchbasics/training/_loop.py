@@ -76,8 +76,8 @@ def run_epoch(
     meter: Meter,
     device: torch.device,
     after: Callable[[Batch, Result], object] | None = None,
-) -> dict[str, float]:
-    """Do *do* to each batch on *device*, and return what the epoch measured.
+) -> bool:
+    """Do *do* to each batch on *device*, and return whether *after* ended the epoch.
 
     Args:
         batches: The batches.
@@ -92,8 +92,8 @@ def run_epoch(
             result = do(here)
             meter.add(result, batch.size)
             if after is not None and after(batch, result):
-                break
-    return meter.compute()
+                return True
+    return False
 
 
 def _wide(value: Tensor) -> Tensor:

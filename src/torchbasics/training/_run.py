@@ -66,7 +66,7 @@ class Run:
                     started.append(callback)
                 while len(self.history) < self.state.recipe.epochs and not self._ends():
                     self._epoch()
-                if self._ends() and self.state.stopped in INTERRUPTED:
+                if self.state.stopped in INTERRUPTED:
                     tell(callbacks, "on_stop", self.state)
             except BaseException:
                 self.state.failed = True
@@ -83,8 +83,9 @@ class Run:
         self._on_step = [(c, c.on_step) for c in self.callbacks if hasattr(c, "on_step")]
         self.position_at = started
         batches = self.train.epoch(self.state.epoch, self.position)
-        row = run_epoch(batches, self._update, self.meter, self.device, self._after)
+        run_epoch(batches, self._update, self.meter, self.device, self._after)
         self.guard.settle()
+        row = {} if self.state.stopped in INTERRUPTED else self.meter.compute()
         if self.validation is not None and self.state.stopped is None:
             row |= self._validate(self.validation)
         if self.state.stopped in INTERRUPTED:  # the rest of the epoch is done by the run that goes on
@@ -97,7 +98,11 @@ class Run:
         with ExitStack() as stack:
             for callback in self.callbacks:
                 if hasattr(callback, "validating"):
-                    stack.enter_context(callback.validating(self.state))
+                    try:
+                        stack.enter_context(callback.validating(self.state))
+                    except Exception as e:
+                        blame(e, callback, "validating")
+                        raise
             result = measure(self.step, batches, Meter(self.metrics), self.device, lambda *_: self._ends())
         return {f"validation_{name}": value for name, value in result.items()}
 

@@ -1,0 +1,64 @@
+"""Samples whose randomness is a function of their number, read here or in worker processes."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from torchbasics.data._order import derive
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Seeded(Dataset[Any]):
+    """A dataset whose samples are read with all global generators seeded by (seed, epoch, index)."""
+
+    def __init__(self, dataset: Any, seed: int, ended: Any = None) -> None:
+        self.dataset = dataset
+        self.seed = seed
+        self.ended = ended  # a number in shared memory, by which the parent tells workers that it goes away
+
+    def __getitem__(self, key: tuple[int, int]) -> Any:
+        return self.__getitems__([key])[0]
+
+    def __getitems__(self, keys: list[tuple[int, int]]) -> list[Any]:
+        samples = []
+        for epoch, index in keys:
+            if self.ended is not None and self.ended.value:
+                os._exit(0)  # as torch's own workers do when their parent ends them
+            seed = derive(self.seed, epoch, index)
+            random.seed(seed)
+            np.random.seed(seed)  # noqa: NPY002  # the generator that users' transforms draw from
+            torch.default_generator.manual_seed(seed)
+            samples.append(self.dataset[index])
+        return samples
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+
+@contextmanager
+def generators_kept() -> Iterator[None]:
+    """Leave the global generators of the CPU as they were, whatever a user's code draws from them."""
+    state = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        random.setstate(state[0])
+        np.random.set_state(state[1])  # noqa: NPY002
+        torch.set_rng_state(state[2])
+
+
+def ignore_signals(worker: int) -> None:
+    """Leave signals to the parent: sent to all processes of a job, they would end the workers first."""
+    for name in ("SIGTERM", "SIGINT", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
