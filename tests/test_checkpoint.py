@@ -399,7 +399,10 @@ def test_the_best_of_other_validation_data_is_forgotten(tmp_path: Path) -> None:
 
     quiet(make(), blobs(), epochs=4, validation=(inputs, targets.roll(1)), resume=True, **options)
 
-    assert _store.read(_store.checkpoints(tmp_path)[0])["callbacks"]["Checkpointer"]["best_name"] == "step-00000016"
+    assert (
+        _store.read(_store.checkpoints(tmp_path)[0])["callbacks"]["torchbasics.Checkpointer"]["best_name"]
+        == "step-00000016"
+    )
 
 
 @pytest.mark.parametrize("options", [{"ema": 0.9}, {"early_stopping": 1}, {"ema": 0.9, "early_stopping": 1}], ids=str)

@@ -64,4 +64,4 @@ def claimed(out: str | None, name: str) -> Iterator[Path]:
 def _worked(folder: Path) -> bool:
     """Whether there is more in *folder* than what a run writes before its first step, and events."""
     files = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
-    return not all(file.startswith(("events.out.tfevents.", f"{FIRST}/")) for file in files)
+    return not all(file.startswith(("events.out.tfevents.", f"{FIRST}/", "checkpoint/.")) for file in files)

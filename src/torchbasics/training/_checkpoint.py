@@ -264,7 +264,7 @@ def check(found: Found, now: Mapping[str, Any], model: nn.Module, resume: Resume
 def _trained(state: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield what this very run has made of the model so far: as trained, averaged, and the best that was put back."""
     yield state["model_state"]
-    for name in ("Average", "Stopper"):
+    for name in ("torchbasics.Average", "torchbasics.Stopper"):
         weights = state["callbacks"].get(name, {}).get("weights")
         if weights:
             yield {**state["model_state"], **weights}
