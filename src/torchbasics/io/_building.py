@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from torchbasics.io._fit import Kind
 
 SPARE_PARTS, SPARE_VALUES = 1000, 2**20  # what any model may have beyond what its file tells
-ROW = 2**16  # random numbers that a large parameter is given; the file replaces them anyway
 FILLS = {Tensor.uniform_, Tensor.normal_, nn.init.uniform_, nn.init.normal_, nn.init.kaiming_uniform_}
 
 
@@ -29,11 +28,15 @@ class TooLargeError(Exception):
 
 
 @contextlib.contextmanager
-def bounded(wanted: Mapping[str, Kind]) -> Iterator[None]:
+def bounded(wanted: Mapping[str, Kind], *, fill: bool) -> Iterator[None]:
     """Let a block make a model of about the size of *wanted*; all random generators are put back afterwards.
 
     What is counted is what the block's modules register, before a parameter is filled; so a few bytes of
     configuration cannot take the memory of a machine.
+
+    Args:
+        fill: Whether parameters get their random numbers. Only a constructor that is known to do nothing else with
+            them can do without: another might take an inverse.
 
     Raises:
         TooLargeError: the block makes a much larger one.
@@ -59,25 +62,19 @@ def bounded(wanted: Mapping[str, Kind]) -> Iterator[None]:
             hooks.register_module_buffer_registration_hook,
         ):
             stack.callback(register(count).remove)
-        stack.enter_context(_QuickFill())
+        if not fill:
+            stack.enter_context(_Unfilled())
         yield
 
 
-class _QuickFill(TorchFunctionMode):
-    """Fills large parameters with the same random numbers again and again: to be replaced, yet of the right kind."""
+class _Unfilled(TorchFunctionMode):
+    """Leaves parameters without their random numbers, which take longer than the reading that replaces them."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        named = dict(kwargs or {})
-        tensor = args[0] if args else named.get("tensor")
-        if func not in FILLS or not isinstance(tensor, nn.Parameter) or tensor.numel() <= 2 * ROW:
-            return func(*args, **named)
-        whole = tensor.detach()
-        rows = -(-ROW * len(whole) // whole.numel())
-        func(whole[:rows], *args[1:], **named) if args else func(**{**named, "tensor": whole[:rows]})
-        for start in range(rows, len(whole), rows):
-            part = whole[start : start + rows]
-            part.copy_(whole[: len(part)])
-        return tensor
+        tensor = args[0] if args else (kwargs or {}).get("tensor")
+        if func in FILLS and isinstance(tensor, nn.Parameter):
+            return tensor
+        return func(*args, **(kwargs or {}))
 
 
 @contextlib.contextmanager

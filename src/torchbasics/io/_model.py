@@ -122,7 +122,7 @@ def _made(file: _safetensors.File) -> nn.Module:
         raise _files.refuse(file.path, "unsupported", text)
     wanted = kinds_of(file)
     try:
-        with _building.bounded(wanted), torch.device("cpu"):
+        with _building.bounded(wanted, fill=name not in _zoo.BUILT_IN), torch.device("cpu"):
             model = _zoo.build(name, **_tuples(config))
         state = state_of(model)
     except _building.TooLargeError as e:
