@@ -13,7 +13,6 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from torch import nn
 
 from tests.test_io_refusals import seal_bytes, unsealed_bytes
 from torchbasics import _safetensors, io, models
@@ -124,7 +123,9 @@ def test_without_the_digest_a_splice_is_accepted(reader: Reader, monkeypatch: py
 
 
 # Parts of headers: right, nearly right, and wrong.
-NUMBERS = st.one_of(st.integers(-2, 9), st.sampled_from([2**31, 2**48, 2**63, 2**64, True, 1.0, None, "1", []]))
+NUMBERS: st.SearchStrategy[Any] = st.one_of(
+    st.integers(-2, 9), st.sampled_from([2**31, 2**48, 2**63, 2**64, True, 1.0, None, "1", []])
+)
 ENTRIES = st.one_of(
     st.fixed_dictionaries(
         {
@@ -188,13 +189,15 @@ def altered(content: bytes, changes: list[Any], seal: bool) -> bytes:
 def tries(reader: Reader, content: bytes) -> None:
     """Let all three read *content*: an error that is no CheckpointError fails the test; so does much memory."""
     reader.path.write_bytes(content)
+    longest = 0
     tracemalloc.start()
     try:
         for read in (io.load, io.inspect, lambda path: io.load_state(models.MLP(1, (), 2), path)):
             try:
                 read(reader.path)
             except io.CheckpointError as e:
-                assert len(str(e)) < 10_000
+                longest = max(longest, len(str(e)))
+        assert longest < 10_000
         assert tracemalloc.get_traced_memory()[1] < 20e6
     finally:
         tracemalloc.stop()

@@ -79,8 +79,8 @@ def seal_bytes(header: dict[str, Any], data: bytes) -> bytes:
 
     digest = hashlib.sha256(encode())
     for start, stop in sorted(slot["data_offsets"] for name, slot in header.items() if name != "__metadata__"):
-        for at in range(start, stop, 2**20):
-            digest.update(hashlib.sha256(data[at : min(at + 2**20, stop)]).digest())
+        for at in range(start, stop, 2**22):
+            digest.update(hashlib.sha256(data[at : min(at + 2**22, stop)]).digest())
     header["__metadata__"]["torchbasics.digest"] = digest.hexdigest()
     return encode() + data
 

@@ -31,8 +31,8 @@ FORMAT = "1"
 FIELDS = ("config", "digest", "format", "history", "kind", "metadata", "model")
 PREFIX = "torchbasics."
 HEADER_LIMIT = 10_000_000  # bytes: a hundred thousand tensors; what JSON makes of so many stays below 1 GB
-PIECE = 2**20  # bytes: half of a core's own cache
-SMALL = 4 * PIECE  # bytes up to which threads cost more than they save
+PIECE = 2**22  # bytes: with fewer, threads spend more time waking each other
+SMALL = PIECE  # bytes up to which threads cost more than they save
 DTYPES = {
     "BF16": torch.bfloat16,
     "BOOL": torch.bool,

@@ -35,6 +35,7 @@ def bounded(wanted: Mapping[str, Kind], *, fill: bool) -> Iterator[None]:
     configuration cannot take the memory of a machine.
 
     Args:
+        wanted: Dtypes and shapes of the file's tensors.
         fill: Whether parameters get their random numbers. Only a constructor that is known to do nothing else with
             them can do without: another might take an inverse.
 
