@@ -139,7 +139,7 @@ class Stubborn(nn.Linear):
     """A layer that changes itself, then refuses."""
 
     def _load_from_state_dict(self, *args: Any) -> None:
-        super()._load_from_state_dict(*args)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(*args)
         self.weight = nn.Parameter(torch.zeros(1))
         raise KeyError("no")
 
