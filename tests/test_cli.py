@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import AbstractContextManager
 from dataclasses import fields
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import torch
 from PIL import Image
 
 import torchbasics
-from torchbasics import _files, _recipe, data, io, models
+from torchbasics import _recipe, _safetensors, data, io, models
 from torchbasics.cli import COMMANDS, main
 from torchbasics.training import evaluate
 
@@ -242,13 +243,13 @@ def test_a_saved_model_is_read_once(
 ) -> None:
     """Evaluate and predict take model and metadata from one reading."""
     Image.new("L", (28, 28)).save("a.png")
-    read, paths = _files.read, list[str]()
+    opened, paths = _safetensors.opened, list[str]()
 
-    def counted(path: str) -> _files.Content:
+    def counted(path: str) -> AbstractContextManager[_safetensors.File]:
         paths.append(path)
-        return read(path)
+        return opened(path)
 
-    monkeypatch.setattr(_files, "read", counted)
+    monkeypatch.setattr(_safetensors, "opened", counted)
     for words in (["evaluate", trained.file], ["predict", trained.file, "a.png"]):
         assert main(words) == 0
         assert paths == [trained.file]

@@ -1,49 +1,20 @@
-"""Files: written whole or not at all, and read with suspicion.
-
-A file of ours is a safetensors file whose metadata has one ``torchbasics.*`` key for each of `FIELDS`. The header has
-one spelling (`_encode`), and the digest is the SHA-256 of the whole file with the digest itself written as zeros; so
-no byte can change unnoticed, and the same content always gives the same bytes.
-"""
+"""Files: written whole or not at all; and the one error for those that are refused."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
-import math
 import os
 import stat
 import uuid
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-
-FORMAT = "1"
-FIELDS = ("config", "digest", "format", "history", "kind", "metadata", "model")
-PREFIX = "torchbasics."
-HEADER_LIMIT = 100_000_000  # bytes; safetensors' own
-DTYPES = {
-    "BF16": torch.bfloat16,
-    "BOOL": torch.bool,
-    "F16": torch.float16,
-    "F32": torch.float32,
-    "F64": torch.float64,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I16": torch.int16,
-    "I32": torch.int32,
-    "I64": torch.int64,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-}
+    from collections.abc import Iterable, Iterator
 
 Reason = Literal[
     "not-a-checkpoint",
@@ -62,7 +33,17 @@ class CheckpointError(ValueError):
     """A file was refused; nothing in the process has changed.
 
     Attributes:
-        reason: Why, as one of a few words that stay the same from release to release.
+        reason: Why, as one of a few words that stay the same from release to release:
+
+            - ``"not-a-checkpoint"``: it is something else, such as text, an archive, a folder.
+            - ``"damaged"``: it is altered; a digest does not hold, or its parts contradict each other.
+            - ``"truncated"``: it ends too early.
+            - ``"format-version"``: a newer or older torchbasics wrote it, in a format that this one does not read.
+            - ``"unsafe"``: it asks to run code, or holds tensors that are no plain memory.
+            - ``"whole-model-pickle"``: it is a pickled model, which cannot be read without running code.
+            - ``"mismatch"``: it is whole, but is not of this model, or has values that are not finite.
+            - ``"too-large"``: it, or the model that it describes, needs far more memory than its tensors have.
+            - ``"unsupported"``: it is whole, but of a kind, a model or a dtype that this torchbasics cannot load.
     """
 
     def __init__(self, message: str, reason: Reason) -> None:
@@ -115,104 +96,9 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-@dataclass(frozen=True)
-class Slot:
-    """Where a tensor lies in a file: its dtype's name, its shape, and its bytes, counted from the header's end."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    stop: int
-
-
-@dataclass(frozen=True)
-class Content:
-    """A safetensors file, read once.
-
-    Attributes:
-        fields: What a file of ours says of itself, by `FIELDS`; None in any other file.
-        intact: Whether the digest holds; None where there is none.
-    """
-
-    path: str
-    slots: dict[str, Slot]
-    fields: dict[str, str] | None
-    intact: bool | None
-    data: bytes
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the tensors, on the CPU.
-
-        Raises:
-            CheckpointError: safetensors itself refuses the file.
-        """
-        try:
-            return safetensors.torch.load(self.data)
-        except (safetensors.SafetensorError, TypeError) as e:  # what our own reading lets through
-            raise refuse(self.path, "damaged", f"is damaged: {e}") from e
-
-
 def refuse(path: str | os.PathLike[str], reason: Reason, text: str) -> CheckpointError:
     """Return the error for the file *path*."""
     return CheckpointError(f"{str(path)!r} {text}", reason)
-
-
-def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], fields: Mapping[str, str]) -> None:
-    """Write *tensors* and *fields* (all of `FIELDS` but format and digest) to *path*, atomically.
-
-    Raises:
-        TypeError: a tensor cannot be written: sparse, without data, or of a rare dtype.
-    """
-    arrays = {name: _array(name, tensors[name]) for name in sorted(tensors, key=lambda n: (_width(tensors[n]), n))}
-    slots, end = {}, 0
-    for name, array in arrays.items():
-        slots[name] = Slot(_dtype_name(tensors[name]), tuple(tensors[name].shape), end, end + array.numel())
-        end += array.numel()
-    known = {**fields, "format": FORMAT}
-    digest = _digest(_encode(slots, {**known, "digest": "0" * 64}), *(a.numpy() for a in arrays.values()))
-    with atomic_write(path) as file:
-        file.write(_encode(slots, {**known, "digest": digest}))
-        for array in arrays.values():
-            file.write(array.numpy().data)
-
-
-def read(path: str | os.PathLike[str], *, verify: bool = True) -> Content:
-    """Read a safetensors file, ours or another's, and check all that can be checked without a model.
-
-    Args:
-        path: The file.
-        verify: Whether a digest that does not hold is an error; else `Content.intact` says so.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        CheckpointError: the file cannot be trusted.
-    """
-    check_file(path)
-    content = Path(path).read_bytes()  # once: what is checked is then what is used, whatever happens to the file
-    if len(content) < 8:
-        raise refuse(path, "truncated", f"is truncated: it has {len(content)} bytes")
-    length = int.from_bytes(content[:8], "little")
-    if length > HEADER_LIMIT or content[8:9] not in (b"{", b" ", b""):
-        raise refuse(
-            path, "not-a-checkpoint", "is no safetensors file; give one that io.save or `torchbasics train` wrote"
-        )
-    if 8 + length > len(content):
-        raise refuse(path, "truncated", f"is truncated: its header has {length} bytes, the file {len(content)}")
-    try:
-        slots, metadata = _decode(content[8 : 8 + length])
-        _check_layout(slots)
-    except (ValueError, RecursionError) as e:
-        raise refuse(path, "damaged", f"is damaged: its header is wrong ({e})") from e
-    end = max((slot.stop for slot in slots.values()), default=0)
-    have = len(content) - 8 - length
-    if have != end:
-        reason: Reason = "truncated" if have < end else "damaged"
-        raise refuse(path, reason, f"is {reason}: its tensors have {end} bytes, the file has {have} for them")
-    fields = _fields(path, metadata)
-    intact = None if fields is None else _holds(content, length, slots, fields)
-    if verify and intact is False:
-        raise refuse(path, "damaged", "is damaged: its digest does not match its content (altered or badly copied)")
-    return Content(str(path), slots, fields, intact, content)
 
 
 def check_file(path: str | os.PathLike[str]) -> None:
@@ -226,85 +112,6 @@ def check_file(path: str | os.PathLike[str]) -> None:
         raise FileNotFoundError(f"no file {str(path)!r}")
     if not Path(path).is_file():
         raise refuse(path, "not-a-checkpoint", "is no regular file")
-
-
-def _encode(slots: Mapping[str, Slot], fields: Mapping[str, str]) -> bytes:
-    """Return the one way to write a header: keys sorted, no spaces but those that pad it to 8 bytes."""
-    entries: dict[str, Any] = {"__metadata__": {PREFIX + key: fields[key] for key in sorted(fields)}}
-    for name, slot in sorted(slots.items()):
-        entries[name] = {"dtype": slot.dtype, "shape": slot.shape, "data_offsets": (slot.start, slot.stop)}
-    text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
-
-
-def _decode(header: bytes) -> tuple[dict[str, Slot], dict[str, str]]:
-    entries = json.loads(header.decode("utf-8"), object_pairs_hook=_unique)
-    if not isinstance(entries, dict):
-        raise ValueError("not a JSON object")
-    metadata = entries.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise ValueError("metadata other than text")
-    return {name: _slot(name, entry) for name, entry in entries.items()}, metadata
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        raise ValueError("a name stands in it twice")
-    return made
-
-
-def _slot(name: str, entry: Any) -> Slot:
-    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise ValueError(f"the entry of {name!r} is not dtype, shape and data_offsets")
-    shape, offsets = entry["shape"], entry["data_offsets"]
-    if not all(isinstance(part, list) and all(type(n) is int and n >= 0 for n in part) for part in (shape, offsets)):
-        raise ValueError(f"shape or data_offsets of {name!r} are not whole numbers")
-    if not isinstance(entry["dtype"], str) or entry["dtype"] not in DTYPES:
-        raise ValueError(f"{name!r} has the unknown dtype {entry['dtype']!r}")
-    if len(offsets) != 2 or offsets[1] - offsets[0] != math.prod(shape) * DTYPES[entry["dtype"]].itemsize:
-        raise ValueError(f"the bytes of {name!r} do not fit its shape")
-    if len(shape) > 64 or any(n >= 2**48 for n in shape):  # torch's own limit; beyond any memory
-        raise ValueError(f"{name!r} has an impossible shape")
-    return Slot(entry["dtype"], tuple(shape), offsets[0], offsets[1])
-
-
-def _check_layout(slots: Mapping[str, Slot]) -> None:
-    end = 0
-    for name, slot in sorted(slots.items(), key=lambda item: (item[1].start, item[1].stop)):
-        if slot.start != end:
-            raise ValueError(f"{name!r} does not begin where the tensor before it ends")
-        end = slot.stop
-
-
-def _fields(path: str | os.PathLike[str], metadata: Mapping[str, str]) -> dict[str, str] | None:
-    fields = {key.removeprefix(PREFIX): value for key, value in metadata.items() if key.startswith(PREFIX)}
-    if not fields:
-        return None
-    if fields.get("format", FORMAT) != FORMAT:
-        text = f"has format version {fields['format']!r}, this torchbasics reads {FORMAT!r}; update torchbasics"
-        raise refuse(path, "format-version", text)
-    missing = [name for name in FIELDS if name not in fields]
-    if missing or len(fields) != len(FIELDS):
-        problem = f"lacks {PREFIX}{missing[0]}" if missing else "has unknown torchbasics keys"
-        raise refuse(path, "damaged", f"is damaged: its metadata {problem}")
-    return fields
-
-
-def _holds(content: bytes, length: int, slots: Mapping[str, Slot], fields: Mapping[str, str]) -> bool:
-    if content[: 8 + length] != _encode(slots, fields):  # another spelling of the header is not ours
-        return False
-    return fields["digest"] == _digest(
-        _encode(slots, {**fields, "digest": "0" * 64}), memoryview(content)[8 + length :]
-    )
-
-
-def _digest(*parts: Any) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
-    return digest.hexdigest()
 
 
 def tensors_digest(tensors: Iterable[tuple[str, Any]], *, limit: int | None = None) -> str:
@@ -324,19 +131,3 @@ def tensors_digest(tensors: Iterable[tuple[str, Any]], *, limit: int | None = No
         part = tensor[:: -(-bytes_all // limit)] if limit is not None and bytes_all > limit else tensor
         digest.update(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _array(name: str, tensor: Tensor) -> Tensor:
-    """Return the bytes of *tensor*, row by row, as a flat uint8 tensor."""
-    if tensor.layout != torch.strided or tensor.device.type == "meta" or tensor.dtype not in DTYPES.values():
-        kind = f"{tensor.layout}, {tensor.dtype}, {tensor.device}".replace("torch.", "")
-        raise TypeError(f"{name!r} is a tensor ({kind}) that cannot be written; only dense ones of common dtypes can")
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-
-
-def _width(tensor: Tensor) -> int:
-    return -tensor.element_size()  # widest first, so that every tensor is aligned
-
-
-def _dtype_name(tensor: Tensor) -> str:
-    return next(name for name, dtype in DTYPES.items() if dtype == tensor.dtype)

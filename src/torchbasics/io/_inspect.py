@@ -6,9 +6,10 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchbasics import _files
+from torchbasics import _files, _safetensors
 from torchbasics.io._model import decode
 from torchbasics.io._pickle import SUFFIXES, read_pickle
+from torchbasics.io._state import kinds_of
 
 if TYPE_CHECKING:
     import os
@@ -32,9 +33,9 @@ def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
         tensors = {name: (t.dtype, tuple(t.shape)) for name, t in read_pickle(path).items()}
         report["kind"] = "pickle"
     else:
-        content = _files.read(path, verify=False)
-        tensors = {name: (_files.DTYPES[slot.dtype], slot.shape) for name, slot in sorted(content.slots.items())}
-        report |= _described(content)
+        with _safetensors.opened(path) as file:
+            tensors = dict(sorted(kinds_of(file).items()))
+            report |= _described(file)
     return {
         **report,
         "bytes": Path(path).stat().st_size,
@@ -46,16 +47,19 @@ def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
     }
 
 
-def _described(content: _files.Content) -> dict[str, Any]:
-    if content.fields is None:
+def _described(file: _safetensors.File) -> dict[str, Any]:
+    if file.fields is None:
         return {}
-    history = decode(content, "history") or {}
+    name, history = file.fields["model"] or None, decode(file, "history")
+    epochs = history.get("epochs")
+    if not isinstance(epochs, list | None) or not all(isinstance(epoch, dict) for epoch in epochs or ()):
+        raise _files.refuse(file.path, "damaged", "is damaged: its history is no list of epochs")
     return {
-        "kind": content.fields["kind"],
-        "intact": content.intact,
-        "model": content.fields["model"] or None,
-        "config": decode(content, "config") if content.fields["model"] else None,
-        "history": history.get("epochs"),
+        "kind": file.fields["kind"],
+        "intact": file.verify(),
+        "model": name,
+        "config": decode(file, "config") if name else None,
+        "history": epochs,
         "recipe": history.get("recipe"),
-        "metadata": decode(content, "metadata"),
+        "metadata": decode(file, "metadata"),
     }

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from torchbasics import _files, _zoo
+from torchbasics import _files, _safetensors, _zoo
+from torchbasics._model import unwrapped
+from torchbasics.io import _building, _fit
 from torchbasics.io._pickle import SUFFIXES, read_pickle
-from torchbasics.io._state import check_fit, state_of
+from torchbasics.io._state import kinds_of, state_of
 
 if TYPE_CHECKING:
     import os
@@ -48,6 +50,7 @@ def save(
         ValueError: *path* has another ending.
         FileNotFoundError: the folder is not there.
     """
+    model = unwrapped(model)
     name = _zoo.name_of(model)
     if name is None:
         kind = type(model).__name__
@@ -60,73 +63,94 @@ def save(
         _check_plain(f"{type(model).__name__}'s argument {key!r}", value)
     _check_plain("metadata", metadata)
     fields = {"kind": "model", "model": name, "config": _json(config), "history": _history(history)}
-    _files.write_tensors(_suffixed(path), state_of(model), {**fields, "metadata": _json(dict(metadata or {}))})
+    _safetensors.write(_suffixed(path), state_of(model), {**fields, "metadata": _json(dict(metadata or {}))})
 
 
-def load(path: str | os.PathLike[str]) -> nn.Module:
-    """Make the model that `save` wrote to *path*: on the CPU and in eval mode; torch's random state stays as it is.
+def load(path: str | os.PathLike[str], *, allow_nonfinite: bool = False) -> nn.Module:
+    """Make the model that `save` wrote to *path*: on the CPU and in eval mode; random state stays as it is.
+
+    The file chooses the model and its constructor's arguments, among those registered here. A model that comes to
+    many more layers or values than the file has tensors for is given up while it is made.
+
+    Args:
+        path: The file.
+        allow_nonfinite: Whether NaN and infinite values are loaded too. A buffer may always hold those that a new
+            model has, such as a mask of -inf.
 
     Raises:
         FileNotFoundError: there is no such file.
         CheckpointError: the file cannot be trusted, holds no model, or its model cannot be made here.
     """
-    return _made(_read(path))
+    return load_described(path, allow_nonfinite=allow_nonfinite)[0]
 
 
-def load_described(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]:
+def load_described(path: str | os.PathLike[str], *, allow_nonfinite: bool = False) -> tuple[nn.Module, dict[str, Any]]:
     """Return what `load` returns, and the metadata, from one reading of the file; the errors are those of `load`."""
-    content = _read(path)
-    return _made(content), decode(content, "metadata")
+    text = "holds parameters only; make the model and use io.load_state"
+    if Path(path).suffix in SUFFIXES:
+        read_pickle(path)  # tells of what is no state_dict, such as a whole model
+        raise _files.refuse(path, "unsupported", text)
+    with _safetensors.opened(path) as file:
+        if file.fields is None or file.fields["kind"] != "model":
+            raise _files.refuse(path, "unsupported", text)
+        model, metadata = _made(file), decode(file, "metadata")
+        _fill(model, file, allow_nonfinite)
+    return model.eval(), metadata
 
 
-def decode(content: _files.Content, key: str) -> Any:
-    """Return one of the file's fields from its JSON.
+def decode(file: _safetensors.File, key: str) -> dict[str, Any]:
+    """Return one of the file's fields from its JSON; "null" is an empty one.
 
     Raises:
-        CheckpointError: it is no JSON.
+        CheckpointError: it is no JSON object.
     """
     try:
-        return json.loads((content.fields or {})[key])
+        made = json.loads((file.fields or {})[key])
     except (ValueError, RecursionError) as e:
-        raise _files.refuse(content.path, "damaged", f"is damaged: its {key} is no JSON ({e})") from e
+        raise _files.refuse(file.path, "damaged", f"is damaged: its {key} is no JSON ({e})") from e
+    if not isinstance(made, dict | None):
+        raise _files.refuse(file.path, "damaged", f"is damaged: its {key} is no JSON object")
+    return made or {}
 
 
-def _read(path: str | os.PathLike[str]) -> _files.Content:
-    """Read a file of `save`; others are refused with what to do instead."""
-    is_pickle = Path(path).suffix in SUFFIXES
-    if is_pickle:
-        read_pickle(path)  # tells of what is no state_dict, such as a whole model
-    content = None if is_pickle else _files.read(path)
-    if content is None or content.fields is None or content.fields["kind"] != "model":
-        text = "holds parameters only; make the model and use io.load_state"
-        raise _files.refuse(path, "unsupported", text)
-    return content
-
-
-def _made(content: _files.Content) -> nn.Module:
-    tensors = content.tensors()
-    model = _build(content, tensors)
-    model.load_state_dict(tensors)
-    return model.eval()
-
-
-def _build(content: _files.Content, tensors: dict[str, Tensor]) -> nn.Module:
-    name = (content.fields or {})["model"]
-    config = _tuples(decode(content, "config"))
+def _made(file: _safetensors.File) -> nn.Module:
+    """Make the model that the file describes, of the file's own precision; it fits the file."""
+    name, config = (file.fields or {})["model"], decode(file, "config")
     if name not in _zoo.list_models():
-        text = f"holds the model {name!r}, which is not registered here; import the module that registers it first"
-        raise _files.refuse(content.path, "unsupported", text)
+        shown = _safetensors.shown(name)
+        text = f"holds the model {shown}, which is not registered here; import the module that registers it first"
+        raise _files.refuse(file.path, "unsupported", text)
+    wanted = kinds_of(file)
     try:
-        with torch.random.fork_rng(devices=[]), torch.device("cpu"):  # new parameters take random numbers
-            model = _zoo.build(name, **config)
-    except (TypeError, ValueError) as e:
+        with _building.bounded(wanted, fill=name not in _zoo.BUILT_IN), torch.device("cpu"):
+            model = _zoo.build(name, **_tuples(config))
+        state = state_of(model)
+    except _building.TooLargeError as e:
+        raise _files.refuse(file.path, "too-large", f"holds a {name!r} {e}") from e
+    except Exception as e:  # whatever a constructor makes of arguments that it never expected
         text = f"holds a {name!r} that this torchbasics cannot make: {e}"
-        raise _files.refuse(content.path, "unsupported", text) from e
-    for key, value in model.state_dict(keep_vars=True).items():
-        if key in tensors and value.is_floating_point() and tensors[key].is_floating_point():
-            value.data = value.data.to(tensors[key].dtype)  # a model saved in another precision comes back in it
-    check_fit(content.path, model, tensors)
+        raise _files.refuse(file.path, "unsupported", text) from e
+    for key, value in state.items():
+        if key in wanted and value.is_floating_point() and wanted[key][0].is_floating_point:
+            value.data = value.data.to(wanted[key][0])  # a model saved in another precision comes back in it
+    _fit.check_kinds(file.path, type(model).__name__, _fit.kinds(state), wanted)
     return model
+
+
+def _fill(model: nn.Module, file: _safetensors.File, allow_nonfinite: bool) -> None:
+    """Read the file's tensors into the parameters themselves where that can be done, and load the rest."""
+    state, free = state_of(model), {id(parameter) for parameter in model.parameters()}
+    into = {}
+    for name, tensor in state.items():
+        if id(tensor) in free and tensor.is_contiguous():
+            free.remove(id(tensor))  # its second name, if it has one, is read elsewhere and compared
+            into[name] = tensor
+    tensors = file.read(into)
+    _fit.check_values(file.path, type(model).__name__, state, tensors, nonfinite=allow_nonfinite)
+    try:
+        model.load_state_dict(tensors)  # copies nothing onto itself
+    except Exception as e:  # the model's own code
+        raise _fit.mismatch(file.path, type(model).__name__, [str(e)]) from e
 
 
 def _suffixed(path: str | os.PathLike[str]) -> Path:

@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from torchbasics import _files
+from torchbasics import _files, _safetensors
+from torchbasics._model import unwrapped
+from torchbasics.io import _fit
 from torchbasics.io._pickle import SUFFIXES, read_pickle
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 
 def save_state(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """Write the parameters and buffers of *model*, any module, to *path*; `load_state` reads them.
 
-    The file is there whole or not at all, and the same values always give the same bytes.
+    The file is there whole or not at all, and the same values always give the same bytes. What ``torch.compile`` and
+    ``DataParallel`` put around a model is left out. A tensor that has two names is written under both.
 
     Raises:
         ValueError: *path* does not end in ".safetensors", or the model's layers have no shape yet.
         TypeError: the model's state has entries that are no dense tensors.
         FileNotFoundError: the folder is not there.
     """
-    write_state(state_of(model), path)
+    write_state(state_of(unwrapped(model)), path)
 
 
 def write_state(tensors: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
@@ -34,26 +38,43 @@ def write_state(tensors: Mapping[str, Tensor], path: str | os.PathLike[str]) -> 
     if Path(path).suffix != ".safetensors":
         raise ValueError(f"path must end in .safetensors, got {str(path)!r}")
     fields = {"kind": "state", "model": "", "config": "{}", "history": "null", "metadata": "{}"}
-    _files.write_tensors(path, tensors, fields)
+    _safetensors.write(path, tensors, fields)
 
 
-def load_state(model: nn.Module, path: str | os.PathLike[str]) -> None:
+def load_state(model: nn.Module, path: str | os.PathLike[str], *, allow_nonfinite: bool = False) -> None:
     """Copy the parameters and buffers in *path* into *model*, all of them or none.
 
     Reads what `save_state` and `save` write, other safetensors files, and the state_dicts that ``torch.save`` writes
-    to .pt, .pth and .pkl. No code in a file is ever run.
+    to .pt, .pth and .pkl. No code in a file is ever run. Of a safetensors file that does not fit, no tensor is read.
+
+    Args:
+        model: Any module; what ``torch.compile`` and ``DataParallel`` put around it is seen through.
+        path: The file.
+        allow_nonfinite: Whether NaN and infinite values are loaded too. A buffer may always hold those that the
+            model's own has, such as a mask of -inf.
 
     Raises:
         FileNotFoundError: there is no such file.
         CheckpointError: the file cannot be trusted, or does not fit the model; the message lists every difference.
     """
-    suffix = Path(path).suffix
-    if suffix not in (".safetensors", *SUFFIXES):
+    suffix, bare = Path(path).suffix, unwrapped(model)
+    wanted, name = state_of(bare), type(bare).__name__
+    if suffix in SUFFIXES:
+        tensors = read_pickle(path)
+        _fit.check_kinds(str(path), name, _fit.kinds(wanted), _fit.kinds(tensors))
+    elif suffix == ".safetensors":
+        with _safetensors.opened(path) as file:
+            _fit.check_kinds(str(path), name, _fit.kinds(wanted), kinds_of(file), hint=_hint(file))
+            tensors = file.read()
+    else:
         text = f"ends in {suffix!r}; load_state reads .safetensors, {', '.join(SUFFIXES)}"
         raise _files.refuse(path, "unsupported", text)
-    tensors = read_pickle(path) if suffix in SUFFIXES else _files.read(path).tensors()
-    check_fit(path, model, tensors)
-    model.load_state_dict(tensors)
+    _fit.check_values(str(path), name, wanted, tensors, nonfinite=allow_nonfinite)
+    with _all_or_nothing(bare):
+        try:
+            bare.load_state_dict(tensors)
+        except Exception as e:  # the model's own code refuses, or its memory cannot be written
+            raise _fit.mismatch(str(path), name, [str(e)]) from e
 
 
 def state_of(model: nn.Module) -> dict[str, Tensor]:
@@ -63,7 +84,7 @@ def state_of(model: nn.Module) -> dict[str, Tensor]:
         ValueError: a lazy layer has no shape yet.
         TypeError: the state has an entry that is no tensor.
     """
-    state = model.state_dict()
+    state = model.state_dict(keep_vars=True)
     for name, value in state.items():
         if not isinstance(value, Tensor):
             raise TypeError(f"{name!r} in the model's state is no tensor but {type(value).__name__}; it has no place")
@@ -72,23 +93,28 @@ def state_of(model: nn.Module) -> dict[str, Tensor]:
     return state
 
 
-def check_fit(path: str | os.PathLike[str], model: nn.Module, found: Mapping[str, Tensor]) -> None:
-    """Compare names, shapes and dtypes of *found* with those of *model*.
+def kinds_of(file: _safetensors.File) -> dict[str, _fit.Kind]:
+    """Return dtype and shape by name of what is in the *file*."""
+    return {name: (_safetensors.DTYPES[slot.dtype], slot.shape) for name, slot in file.slots.items()}
 
-    Raises:
-        CheckpointError: they differ; one message lists all differences.
-    """
-    wanted = state_of(model)
-    missing = [name for name in wanted if name not in found]
-    unexpected = [name for name in found if name not in wanted]
-    problems = [f"missing {', '.join(map(repr, missing))}"] if missing else []
-    problems += [f"unexpected {', '.join(map(repr, unexpected))}"] if unexpected else []
-    for name in wanted.keys() & found.keys():
-        have, need = found[name], wanted[name]
-        if have.shape != need.shape:
-            problems.append(f"{name!r} has shape {tuple(have.shape)}, needs {tuple(need.shape)}")
-        if have.dtype != need.dtype:
-            problems.append(f"{name!r} has dtype {have.dtype}, needs {need.dtype}")
-    if problems:
-        text = f"does not fit {type(model).__name__}: {'; '.join(sorted(problems))}; nothing was loaded"
-        raise _files.refuse(path, "mismatch", text)
+
+def _hint(file: _safetensors.File) -> str:
+    name = (file.fields or {}).get("model", "")
+    return f"it holds the whole model {_safetensors.shown(name)}, which io.load makes" if name else ""
+
+
+@contextlib.contextmanager
+def _all_or_nothing(model: nn.Module) -> Iterator[None]:
+    """Put back all parameters and buffers, the tensors and their values, where the block fails half-way."""
+    holders = [(h, dict(h)) for m in model.modules() for h in (m._parameters, m._buffers)]
+    values = [(t, t.detach().clone()) for _, h in holders for t in h.values() if t is not None]
+    try:
+        yield
+    except BaseException:
+        for holder, before in holders:
+            holder.clear()
+            holder.update(before)  # type: ignore[arg-type]  # what was in it
+        for tensor, value in values:
+            with contextlib.suppress(RuntimeError):  # memory that cannot be written has not changed
+                tensor.data.copy_(value)
+        raise
