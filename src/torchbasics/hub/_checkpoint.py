@@ -29,15 +29,15 @@ class Checkpoint(NamedTuple):
     """What an image follows from.
 
     Attributes:
-        netG: The generator.
-        avgG: The generator with the running mean of the weights in training.
+        network: The generator, upstream's netG.
+        average: The one with the running mean of the weights in training, upstream's avgG.
         noise_dim: Values of noise per image.
         loss: The name of the loss it was trained with, which says whether images are bounded.
         attributes: The labels it is conditioned on, in order: each one's name and values.
     """
 
-    netG: Generator
-    avgG: Generator
+    network: Generator
+    average: Generator
     noise_dim: int
     loss: str
     attributes: dict[str, list[Any]]
@@ -119,7 +119,8 @@ def _made(where: str, noise_dim: Any, loss: Any, attributes: Any, net: Any, aver
     """Check the configuration, and build both networks by it."""
     if type(noise_dim) is not int or noise_dim < 1 or not isinstance(loss, str) or loss not in LINEAR:
         shown = f"noiseVectorDim={noise_dim!r}, lossCriterion={loss!r}"
-        raise _files.refuse(where, "unsupported", f"has the configuration {shown}; needed: a number, one of {[*LINEAR]}")
+        text = f"has the configuration {shown}; needed: a number, one of {[*LINEAR]}"
+        raise _files.refuse(where, "unsupported", text)
     for name, values in attributes.items() if isinstance(attributes, dict) else [(attributes, None)]:
         plain = isinstance(values, (list, tuple)) and all(isinstance(v, (str, int, float)) for v in values)
         if not isinstance(name, str) or not plain or not values:

@@ -62,7 +62,7 @@ class PretrainedDCGAN(nn.Module):
 
     if TYPE_CHECKING:
 
-        def __call__(self, noise: Tensor) -> Tensor: ...  # noqa: D102  # forward has it
+        def __call__(self, noise: Tensor) -> Tensor: ...
 
     def forward(self, noise: Tensor) -> Tensor:
         """Return the images of *noise*, as `buildNoiseData` gives it."""
@@ -226,10 +226,12 @@ def load_dcgan(
     References:
         Radford, Metz, Chintala, Unsupervised Representation Learning with DCGANs, 2016, arXiv:1511.06434.
     """
-    from torchbasics._env import device as named
-
     _checks.choice("network", which, ("netG", "avgG"))
-    target = named("cpu" if device is None else device)
+    target = torch.device("cpu")
+    if device is not None:
+        from torchbasics._env import device as named
+
+        target = named(device)
     if _checks.choice("source", source, ("native", "upstream")) == "upstream":
         if weights != "fashiongen" or which != "netG":
             raise ValueError("source='upstream' has neither weights nor which; its test(noise, getAvG=True) is avgG")
@@ -237,7 +239,7 @@ def load_dcgan(
         return _repository.load(UPSTREAM, "DCGAN", pretrained=True, useGPU=use_gpu, trust_repo=True)
     made = _read(weights, progress)
     settings = {"noise_dim": made.noise_dim, "loss": made.loss, "attributes": made.attributes}
-    return PretrainedDCGAN(made.netG, made.avgG, which=which, **settings).to(target)  # type: ignore[arg-type]
+    return PretrainedDCGAN(made.network, made.average, which=which, **settings).to(target)  # type: ignore[arg-type]
 
 
 def save_dcgan(model: PretrainedDCGAN, path: str | os.PathLike[str]) -> None:

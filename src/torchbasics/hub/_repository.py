@@ -146,6 +146,8 @@ def _say_unpinned(repo: str, ref: str, folder: Path, fresh: bool) -> None:
     record = folder / COMMIT
     commit = record.read_text(encoding="ascii") if record.exists() else ""
     what = f"{repo}:{ref} is a branch or a tag, which" if ref else f"{repo} stands for its newest commit, which"
-    copy = "" if fresh else f"; the copy in the cache is used, of whatever day ({str(folder)!r}, force_reload=True renews)"
+    copy = f"; the copy in the cache is used, of whatever day ({str(folder)!r}; force_reload=True renews it)"
     pin = f"{repo}:{commit}" if COMMIT_DIGITS.fullmatch(commit) else f"{repo}:<the 40 digits of a commit>"
-    warnings.warn(f"{what} can change what it means{copy}; write {pin!r} to pin it", UserWarning, stacklevel=4)
+    warnings.warn(
+        f"{what} can change what it means{'' if fresh else copy}; write {pin!r} to pin it", UserWarning, stacklevel=4
+    )
