@@ -265,7 +265,11 @@ def test_offline_without_cache_it_is_told(cache: Path, monkeypatch: pytest.Monke
 def test_a_silent_server_is_given_up(cache: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """It does not wait for ever."""
     done = threading.Event()
-    server.answers = [lambda handler: print(end="" if done.wait(10) else "")]
+
+    def silent(handler: BaseHTTPRequestHandler) -> None:
+        done.wait(10)
+
+    server.answers = [silent]
     monkeypatch.setattr(_download, "TIMEOUT", 0.05)
 
     with pytest.raises(FileNotFoundError, match="the server does not answer"):
