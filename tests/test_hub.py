@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import torchbasics
 from tests.gan_zoo import CHANNELS, NOISE, Zoo, images_of, noise_of_the_zoo
 from tests.helpers import equal
 from torchbasics import hub, io
@@ -242,11 +243,14 @@ def test_a_checkpoint_without_average_or_with_a_dict_is_read_as_upstream_does(pa
     assert not any(p.requires_grad for p in model.avgG.parameters())
 
 
-def test_the_device_is_chosen(path: Path) -> None:
-    """It stands for upstream's useGPU."""
-    model = hub.load_dcgan(Zoo(path).write(), device="cpu")
+@pytest.mark.parametrize("device", ["cpu", "auto", torch.device("cpu"), None], ids=["name", "auto", "device", "none"])
+def test_the_device_is_chosen(path: Path, device: Any) -> None:
+    """It stands for upstream's useGPU; None is the CPU."""
+    model = hub.load_dcgan(Zoo(path).write(), device=device)
+    wanted = torchbasics.device(device or "cpu").type
 
-    assert model.test(model.buildNoiseData(2)[0], toCPU=False).device.type == "cpu"
+    assert model.test(model.buildNoiseData(2)[0], toCPU=False).device.type == wanted
+    assert model.sample(2).device.type == "cpu"
 
 
 class Runs:
@@ -273,6 +277,9 @@ REFUSED: dict[str, tuple[Any, str, str]] = {
     "noise": (lambda p: Zoo(p, noiseVectorDim="7").write(), "unsupported", "noiseVectorDim='7'"),
     "noise length": (lambda p: Zoo(p, noiseVectorDim=9).write(), "mismatch", "a generator of 12 inputs, but its configuration tells of 14"),
     "attributes": (lambda p: Zoo(p, attribKeysOrder={"a": 3}).write(), "unsupported", "has attribKeysOrder={'a': 3}"),
+    "order is a tensor": (lambda p: Zoo(p, attribKeysOrder={"a": {"order": torch.zeros(2), "values": ["b"]}}).write(), "unsupported", "which is no table of them"),
+    "attributes are a list": (lambda p: Zoo(p, attribKeysOrder=["a"]).write(), "unsupported", r"attribKeysOrder=\['a'\], which is no"),
+    "configuration": (lambda p: Zoo(p).write(config=3), "unsupported", "noiseVectorDim=None"),
     "order": (lambda p: Zoo(p, attribKeysOrder={"a": {"order": 4, "values": []}}).write(), "unsupported", r"numbers its attributes \[4\], not from 0"),
     "other network": (lambda p: Zoo(p).write(netG=nn.Linear(2, 2).state_dict()), "unsupported", "holds no generator of the GAN zoo's DCGAN"),
     "network of nothing": (lambda p: Zoo(p).write(netG=3), "unsupported", "holds no generator"),

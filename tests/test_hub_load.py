@@ -16,7 +16,7 @@ import torch
 
 from tests.gan_zoo import Zoo
 from tests.http_server import Server, give, hang_up, redirect, refuse, serving
-from torchbasics import hub
+from torchbasics import hub, models
 from torchbasics.hub import _dcgan, _download, _repository
 
 if TYPE_CHECKING:
@@ -281,6 +281,37 @@ def test_offline_without_a_copy_it_is_told(cache: Path) -> None:
         hub.load("own/net:v1", "net", trust_repo=True)
 
 
+def test_a_failed_reload_keeps_the_old_copy(github: Server, cache: Path) -> None:
+    """Neither a refusal nor a damaged archive takes it away."""
+    hub.load(f"own/net:{COMMIT}", "net", trust_repo=True)
+    for answer in (refuse(403), give(b"PK damaged"), give(archive(cache, OTHER))):
+        github.answers = [answer]
+        with pytest.raises(FileNotFoundError, match=r"refuses it|is not the repository"):
+            hub.load(f"own/net:{COMMIT}", "net", trust_repo=True, force_reload=True)
+
+    assert hub.load(f"own/net:{COMMIT}", "net", trust_repo=True).name == "theirs"
+    assert [path.name for path in cache.iterdir()] == [f"own_net_{COMMIT}"]
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["it is there then", "it is not"])
+def test_a_process_that_comes_second_takes_the_folder_of_the_first(
+    there: bool, github: Server, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rename that fails is no error if the folder has come meanwhile."""
+
+    def rename(path: Path, target: Path) -> None:
+        if there:
+            repository(target, "first")
+        raise OSError(39, "Directory not empty")
+
+    monkeypatch.setattr(Path, "rename", rename)
+    if there:
+        assert hub.load(f"own/net:{COMMIT}", "net", trust_repo=True).name == "first"
+    else:
+        with pytest.raises(OSError, match="Directory not empty"):
+            hub.load(f"own/net:{COMMIT}", "net", trust_repo=True)
+
+
 def test_another_commit_than_asked_for_is_refused(github: Server, cache: Path) -> None:
     """The archive says which it is."""
     with pytest.raises(FileNotFoundError, match=f"is not the repository .it is commit {COMMIT}, not {OTHER}."):
@@ -296,7 +327,7 @@ def test_an_archive_stays_in_its_folder(github: Server, cache: Path, tmp_path: P
         made.writestr("/escaped.py", "")
     github.answers = [give(content.getvalue())]
 
-    with pytest.raises(FileNotFoundError, match="is not the repository"):
+    with pytest.raises(FileNotFoundError, match=r"is not the repository \(it is not one folder, but 2 files"):
         hub.load(f"own/net:{COMMIT}", "net", trust_repo=True)
 
     assert not list(tmp_path.rglob("escaped.py"))
@@ -322,6 +353,13 @@ def test_a_folder_without_hubconf_is_told(tmp_path: Path) -> None:
         hub.load(tmp_path, "net", source="local")
     with pytest.raises(ValueError, match="unknown source 'lokal'; did you mean 'local'"):
         hub.load(tmp_path, "net", source="lokal")  # type: ignore[arg-type]
+
+
+def test_this_library_loads_so_too(cache: Path) -> None:
+    """From a clone: its models are those of this process."""
+    root = Path(__file__).parents[1]
+
+    assert type(hub.load(root, "cnn", source="local", num_classes=3)) is models.CNNModel
 
 
 UPSTREAM = """

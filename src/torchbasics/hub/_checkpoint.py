@@ -60,14 +60,14 @@ def from_pickle(where: str, content: bytes) -> Checkpoint:
     config = state["config"]
     values = config if isinstance(config, dict) else getattr(config, "__dict__", {})
     given = values.get("attribKeysOrder") or {}
-    try:
-        ordered = sorted(given, key=lambda name: given[name]["order"])
-        attributes = {name: given[name]["values"] for name in ordered}
-        orders = [given[name]["order"] for name in ordered]
-    except (KeyError, TypeError) as e:
-        raise _files.refuse(where, "unsupported", f"has attribKeysOrder={given!r}, which is no table of them") from e
+    tables = list(given.values()) if isinstance(given, dict) else [None]
+    if not all(isinstance(t, dict) and type(t.get("order")) is int and "values" in t for t in tables):
+        raise _files.refuse(where, "unsupported", f"has attribKeysOrder={given!r}, which is no table of them")
+    ordered = sorted(given, key=lambda name: given[name]["order"])
+    orders = [given[name]["order"] for name in ordered]
     if orders != list(range(len(orders))):
         raise _files.refuse(where, "unsupported", f"numbers its attributes {orders}, not from 0 on")
+    attributes = {name: given[name]["values"] for name in ordered}
     return _made(
         where, values.get("noiseVectorDim"), values.get("lossCriterion"), attributes,
         state["netG"], state.get("avgG", state["netG"]),  # without an average, upstream takes the network itself

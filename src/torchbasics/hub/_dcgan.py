@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -159,7 +160,7 @@ class PretrainedDCGAN(nn.Module):
         values = self.attributes[name]
         if value in values:
             return values.index(value)
-        plain = [str(v).removeprefix("b'").removesuffix("'") for v in values]  # upstream keeps bytes as their repr
+        plain = [re.sub(r"^b'(.*)'$", r"\1", str(v)) for v in values]  # upstream keeps bytes as their repr
         return plain.index(_checks.choice(f"value of {name!r}", value, plain))
 
     def _checked(self, n: int, labels: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import os
 import re
 import socket
 import ssl
@@ -71,7 +72,7 @@ def cached(url: str, read: Callable[[str, bytes], T], *, progress: bool) -> T:
     if not there:
         path.parent.mkdir(parents=True, exist_ok=True)
         _write(path, content)
-    if known is None:
+    if known is None and os.access(path.parent, os.W_OK):  # else it is a shared cache, which this user cannot change
         _write(record, f"{digest}  {path.name}\n".encode())
     return value
 
@@ -153,7 +154,7 @@ def _compare_with_name(path: Path, digest: str) -> None:
     named = re.search(r"-([0-9a-f]{6,64})$", path.stem)
     if named and not digest.startswith(named[1]):
         text = f"the SHA-256 of {path.name!r} begins with {digest[: len(named[1])]}, but its name says {named[1]}"
-        warnings.warn(f"{text}: it may be cut, altered, or another file", UserWarning, stacklevel=4)
+        warnings.warn(f"{text}: it may be cut, altered, or another file", UserWarning, stacklevel=5)
 
 
 def _changed(where: Path | str, record: Path, digest: str, known: str) -> _files.CheckpointError:

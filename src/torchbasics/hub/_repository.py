@@ -126,20 +126,27 @@ def _unpack(content: bytes, folder: Path, ref: str) -> None:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             commit = archive.comment.decode("ascii", "ignore")  # GitHub's archives name theirs there
             archive.extractall(temporary)  # leaves out "..", drives and leading slashes
-        (top,) = temporary.iterdir()
+        tops = list(temporary.iterdir())
+        if len(tops) != 1 or not tops[0].is_dir():
+            raise ValueError(f"it is not one folder, but {len(tops)} files and folders")
         if COMMIT_DIGITS.fullmatch(ref) and commit not in ("", ref):
             raise ValueError(f"it is commit {commit}, not {ref}")
-        (top / COMMIT).write_text(commit, encoding="ascii")
-        if folder.is_dir():
-            folder.rename(temporary / "before")
-        top.rename(folder)
+        (tops[0] / COMMIT).write_text(commit, encoding="ascii")
+        _replace(folder, tops[0], aside=temporary / uuid.uuid4().hex)
     except (ValueError, zipfile.BadZipFile) as e:
         raise FileNotFoundError(f"what was downloaded for {folder.name!r} is not the repository ({e})") from e
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace(folder: Path, new: Path, aside: Path) -> None:
+    if folder.is_dir():
+        folder.rename(aside)
+    try:
+        new.rename(folder)
     except OSError:
         if not folder.is_dir():  # else another process was faster
             raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _say_unpinned(repo: str, ref: str, folder: Path, fresh: bool) -> None:
