@@ -72,6 +72,15 @@ def archive(folder: Path, commit: str) -> bytes:
     return content.getvalue()
 
 
+def damaged(compression: int) -> bytes:
+    """An archive with one wrong byte in its one file."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", compression) as made:
+        made.writestr("own-net-0123456/hubconf.py", "dependencies = []\n" * 9)
+        start = 30 + len("own-net-0123456/hubconf.py")  # after its header
+    return content.getvalue()[:start] + b"\xff" + content.getvalue()[start + 1 :]
+
+
 @pytest.fixture
 def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, types.ModuleType]]:
     """The user's own ``models`` and ``utils``: on sys.path, and imported."""
@@ -256,9 +265,11 @@ def test_trust_is_asked_for(cache: Path) -> None:
         (give(b"half", of=8), "the connection was cut after 4 of 8 bytes"),
         (hang_up, "closed connection|reset by peer"),
         (give(b"no archive"), r"what was downloaded for 'own_net_v1' is not the repository \(File is not a zip file\)"),
+        (give(damaged(zipfile.ZIP_STORED)), r"is not the repository \(Bad CRC-32"),
+        (give(damaged(zipfile.ZIP_DEFLATED)), r"is not the repository \(.*invalid block type"),
         (redirect("/x"), "infinite loop"),
     ],
-    ids=["403", "404", "300", "cut", "no answer", "no archive", "redirects"],
+    ids=["403", "404", "300", "cut", "no answer", "no archive", "damaged", "damaged and packed", "redirects"],
 )
 def test_a_failed_download_is_told(answer: Any, message: str, github: Server, cache: Path) -> None:
     """In plain words; nothing is left in the cache."""

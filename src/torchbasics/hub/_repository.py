@@ -8,6 +8,7 @@ import shutil
 import uuid
 import warnings
 import zipfile
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -133,7 +134,7 @@ def _unpack(content: bytes, folder: Path, ref: str) -> None:
             raise ValueError(f"it is commit {commit}, not {ref}")
         (tops[0] / COMMIT).write_text(commit, encoding="ascii")
         _replace(folder, tops[0], aside=temporary / uuid.uuid4().hex)
-    except (ValueError, zipfile.BadZipFile) as e:
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as e:
         raise FileNotFoundError(f"what was downloaded for {folder.name!r} is not the repository ({e})") from e
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
