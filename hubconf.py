@@ -1,7 +1,10 @@
 """The models for ``torch.hub.load("org/torchbasics", name)``; an entry point for each of ``models.list_models()``."""
 
 import inspect as _inspect
+import re as _re
 import sys as _sys
+import warnings as _warnings
+from importlib import metadata as _metadata
 from pathlib import Path as _Path
 from typing import TYPE_CHECKING
 from typing import Any as _Any
@@ -18,13 +21,30 @@ _KEYWORDS = """Besides the arguments above, by keyword:
     pretrained: True is short for ``weights="DEFAULT"``."""
 
 # The package lies beside this file; the path is only needed to find it, and must not shadow anything afterwards.
-_src = str(_Path(__file__).resolve().with_name("src"))
-_sys.path.insert(0, _src)
+_src = _Path(__file__).resolve().with_name("src")
+_sys.path.insert(0, str(_src))
 try:
+    import torchbasics as _torchbasics
     from torchbasics import _zoo
     from torchbasics import models as _models
 finally:
-    _sys.path.remove(_src)
+    _sys.path.remove(str(_src))
+
+
+def _warn_of_another_version() -> None:
+    """Say which torchbasics the models come from, if this process or its environment has one of another version."""
+    ours = _re.findall(r'^__version__ = "(.*)"', (_src / "torchbasics/__init__.py").read_text(encoding="utf-8"), _re.M)
+    folder, used = _src / "torchbasics", _Path(_torchbasics.__file__).resolve().parent
+    if _torchbasics.__version__ not in ours:  # imported before; a process has one
+        text = f"torchbasics {_torchbasics.__version__} ({used}), which was imported before, is used, not "
+        text += f"{ours[0] if ours else '?'} of torch.hub ({folder}); load it in a new process, or update the other"
+        _warnings.warn(text, UserWarning, stacklevel=2)
+    for found in _metadata.distributions(name="torchbasics"):
+        if found.version not in ours and used == folder:
+            text = f"torchbasics {ours[0]} of torch.hub ({folder}) is used from now on in this process, not the "
+            text += f"installed {found.version} ({found.locate_file('torchbasics')})"
+            _warnings.warn(text, UserWarning, stacklevel=2)
+            break
 
 
 def _entry_point(name: str) -> "_Callable[..., _nn.Module]":
@@ -38,5 +58,6 @@ def _entry_point(name: str) -> "_Callable[..., _nn.Module]":
     return load
 
 
+_warn_of_another_version()
 # torch.hub lists every callable whose name does not begin with an underscore: these and no others.
 globals().update({_name: _entry_point(_name) for _name in _models.list_models()})

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
+import copy
 import pickle
-import sys
-import types
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,89 +11,14 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+import torchbasics
+from tests.gan_zoo import CHANNELS, NOISE, Zoo, images_of, noise_of_the_zoo
 from tests.helpers import equal
 from torchbasics import hub, io
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-LABELS = {
-    "pose": {"order": 1, "values": ["id_gridfs_1", "id_gridfs_2", "id_gridfs_3"]},
-    "gender": {"order": 0, "values": ["b'Men'", "b'Women'"]},
-}
-NOISE, WIDTH, DEPTH, CHANNELS = 7, 4, 2, 3
-
-
-class Reference(nn.Module):
-    """The zoo's generator, written anew from its description; always in train mode, as there."""
-
-    def __init__(self, latent: int, bounded: bool) -> None:
-        super().__init__()
-        self.bounded = bounded
-        self.formatLayer = nn.ConvTranspose2d(latent, WIDTH * 4, 4, 1, 0, bias=False)
-        self.main = nn.ModuleDict({"batchNorm0": nn.BatchNorm2d(WIDTH * 4)})
-        for i, width in ((1, WIDTH * 4), (2, WIDTH * 2)):
-            self.main[f"convTranspose{i}"] = nn.ConvTranspose2d(width, width // 2, 4, 2, 1, bias=False)
-            self.main[f"batchNorm{i}"] = nn.BatchNorm2d(width // 2)
-        self.main["outlayer"] = nn.ConvTranspose2d(WIDTH, CHANNELS, 4, 2, 1, bias=False)
-
-    def forward(self, noise: Tensor) -> Tensor:
-        x = functional.relu(self.main["batchNorm0"](self.formatLayer(noise.view(-1, noise.size(1), 1, 1))))
-        for i in (1, 2):
-            x = functional.relu(self.main[f"batchNorm{i}"](self.main[f"convTranspose{i}"](x)))
-        x = self.main["outlayer"](x)
-        return torch.tanh(x) if self.bounded else x
-
-
-def noise_of_the_zoo(n: int, labels: bool) -> tuple[Tensor, Tensor | None]:
-    """The zoo's buildNoiseData, written anew."""
-    noise = torch.randn(n, NOISE)
-    if not labels:
-        return noise, None
-    parts, targets = [noise], []
-    for classes in (2, 3):
-        drawn = np.random.randint(0, classes, n)  # noqa: NPY002
-        part = np.zeros((n, classes), dtype="float32")
-        part[np.arange(n), drawn] = 1
-        parts.append(torch.tensor(part))
-        targets.append(torch.tensor(drawn).float().view(n, 1))
-    return torch.cat(parts, 1), torch.cat(targets, 1)
-
-
-class Zoo:
-    """A checkpoint as the zoo writes it, and the two networks in it."""
-
-    def __init__(self, path: Path, *, labels: bool = True, loss: str = "DCGAN", **changes: Any) -> None:
-        torch.manual_seed(1)
-        self.path = path
-        latent = NOISE + (5 if labels else 0)
-        self.net, self.average = (Reference(latent, loss in ("MSE", "DCGAN")).train() for _ in range(2))
-        self.config = {
-            "dimG": WIDTH, "dimD": WIDTH, "depth": DEPTH, "noiseVectorDim": NOISE, "dimOutput": CHANNELS,
-            "latentVectorDim": latent, "lossCriterion": loss, "learningRate": 2e-4,
-            "attribKeysOrder": LABELS if labels else None,
-        }  # fmt: skip
-        self.config |= changes
-
-    def write(self, *, as_dict: bool = False, legacy: bool = True, without: str = "", **changes: Any) -> Path:
-        """Pickle the configuration under upstream's name; the module is gone when the file is read."""
-        there = {name: types.ModuleType(name) for name in ("models", "models.utils", "models.utils.config")}
-        cls = type("BaseConfig", (), {"__module__": "models.utils.config"})
-        there["models.utils.config"].BaseConfig = cls  # type: ignore[attr-defined]
-        bag = cls()
-        vars(bag).update(self.config)
-        state = {"config": self.config if as_dict else bag, "netG": self.net.state_dict(), "netD": {}}
-        state |= {"avgG": self.average.state_dict(), **changes}
-        state.pop(without, None)
-        sys.modules.update(there)
-        try:
-            torch.save(state, self.path, _use_new_zipfile_serialization=not legacy)
-        finally:
-            for name in there:
-                del sys.modules[name]
-        return self.path
 
 
 @pytest.fixture
@@ -127,6 +50,23 @@ def test_the_two_calls_of_the_tutorial_give_the_bits_of_upstream(
         assert torch.equal(model.test(own[:n], getAvG=True), zoo.average(noise[:n]).detach())
     assert torch.equal(model.test(own[..., None, None], toCPU=False), zoo.net(noise).detach())
     assert not torch.equal(model.test(own), model.test(own, getAvG=True))
+
+
+@pytest.mark.parametrize("loss", ["DCGAN", "MSE", "WGANGP", "Logistic"])
+@pytest.mark.parametrize("labels", [True, False], ids=["labels", "no labels"])
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_images_are_those_of_plain_functions(path: Path, loss: str, labels: bool, n: int) -> None:
+    """Of both networks, with tanh or linear, with and without labels: torch.equal."""
+    zoo = Zoo(path, labels=labels, loss=loss)
+    model = hub.load_dcgan(zoo.write())
+    noise, _ = model.buildNoiseData(n)
+    bounded = loss in ("DCGAN", "MSE")
+
+    for net, average in ((zoo.net, False), (zoo.average, True)):
+        wanted = images_of(net.state_dict(), noise, bounded)
+        assert torch.equal(model.test(noise, getAvG=average), wanted)
+        assert torch.equal(net(noise), wanted)
+    assert not bounded or model.test(noise).abs().max() <= 1
 
 
 def test_running_statistics_would_give_other_images(path: Path) -> None:
@@ -174,7 +114,125 @@ def test_labels_can_be_given(path: Path) -> None:
     assert targets is not None
     assert torch.equal(targets, labels)
     assert noise[:, NOISE:].tolist() == [[0, 1, 0, 0, 1], [1, 0, 1, 0, 0]]
-    assert list(model.attributes) == ["gender", "pose"]
+    assert model.attributes == {
+        "gender": ["b'Men'", "b'Women'"],
+        "pose": ["id_gridfs_1", "id_gridfs_2", "id_gridfs_3"],
+    }
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [{}, {"gender": "b'Women'"}, {"pose": "id_gridfs_2"}, {"pose": "id_gridfs_3", "gender": "b'Men'"}],
+    ids=str,
+)
+def test_constraints_are_those_of_upstream(path: Path, labels: dict[str, str]) -> None:
+    """buildNoiseDataWithConstraints, from the same seeds, against its description: given ones fixed, others drawn."""
+    model = hub.load_dcgan(Zoo(path).write())
+    own, wanted = (
+        seeded_run(f) for f in (lambda: model.buildNoiseDataWithConstraints(6, labels), lambda: described(labels))
+    )
+
+    assert own.shape == (6, NOISE + 5, 1, 1)
+    assert torch.equal(own, wanted)
+    assert torch.equal(model.test(own), model.test(own[..., 0, 0]))
+
+
+def described(labels: dict[str, str]) -> Tensor:
+    parts = []
+    for name, values in (("gender", ["b'Men'", "b'Women'"]), ("pose", [f"id_gridfs_{i}" for i in (1, 2, 3)])):
+        part = torch.zeros(6, len(values), 1, 1)
+        drawn = [values.index(labels[name])] * 6 if name in labels else np.random.randint(0, len(values), 6)  # noqa: NPY002
+        part[torch.arange(6), torch.as_tensor(drawn)] = 1
+        parts.append(part)
+    return torch.cat([torch.randn(6, NOISE, 1, 1), *parts], 1)
+
+
+def seeded_run(call: Callable[[], Tensor]) -> Tensor:
+    torch.manual_seed(4)
+    np.random.seed(4)  # noqa: NPY002
+    return call()
+
+
+def test_sample_takes_labels_by_their_plain_names(path: Path) -> None:
+    """'Men' stands for "b'Men'"; the images are those of the same noise with the same one-hot vectors."""
+    zoo = Zoo(path)
+    model = hub.load_dcgan(zoo.write())
+    wanted = {"gender": "Men", "pose": "id_gridfs_2"}
+
+    images = model.sample(4, generator=torch.Generator().manual_seed(7), labels=wanted)
+
+    noise = torch.randn(4, NOISE, generator=torch.Generator().manual_seed(7))
+    one_hot = torch.tensor([[1.0, 0, 0, 1, 0]]).expand(4, 5)
+    assert torch.equal(images, zoo.net(torch.cat([noise, one_hot], 1)).detach())
+    other = model.sample(4, generator=torch.Generator().manual_seed(7), labels={**wanted, "gender": "Women"})
+    assert not torch.equal(images, other)
+
+
+def test_sample_with_a_generator_leaves_the_global_ones_alone(path: Path) -> None:
+    """All of it is drawn from the one given; without one, it is buildNoiseData and test."""
+    model = hub.load_dcgan(Zoo(path).write())
+    before, numbers = torch.get_rng_state(), str(np.random.get_state())  # noqa: NPY002
+    one, again = (model.sample(5, generator=torch.Generator().manual_seed(3)) for _ in range(2))
+
+    assert torch.equal(one, again)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert str(np.random.get_state()) == numbers  # noqa: NPY002
+    assert torch.equal(seeded_run(lambda: model.sample(5)), seeded_run(lambda: model.test(model.buildNoiseData(5)[0])))
+
+
+def test_loading_takes_no_random_numbers(path: Path) -> None:
+    """The global generator is as before."""
+    written = Zoo(path).write()
+    before = torch.get_rng_state()
+    hub.load_dcgan(written)
+
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("labels", [True, False], ids=["labels", "no labels"])
+def test_a_converted_file_needs_no_pickle(path: Path, labels: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """save_dcgan writes safetensors; load_dcgan of it gives the same bits for both networks, and never unpickles."""
+    model = hub.load_dcgan(Zoo(path, labels=labels, loss="WGANGP").write())
+    converted = path.with_suffix(".safetensors")
+    hub.save_dcgan(model, converted)
+    monkeypatch.setattr(torch, "load", None)
+
+    same = hub.load_dcgan(converted, which="avgG")
+
+    assert equal(same, model)
+    assert (same.noise_dim, same.loss, same.attributes) == (model.noise_dim, model.loss, model.attributes)
+    noise, _ = model.buildNoiseData(3)
+    assert torch.equal(same.test(noise), model.test(noise, getAvG=True))
+    first = converted.read_bytes()
+    hub.save_dcgan(same, converted)
+    assert converted.read_bytes() == first
+    assert io.inspect(converted)["metadata"]["gan_zoo"]["noise_dim"] == NOISE
+
+
+def test_a_converted_file_is_read_strictly(path: Path) -> None:
+    """A flipped bit, another safetensors file and another ending are refused."""
+    model = hub.load_dcgan(Zoo(path).write())
+    converted = path.with_suffix(".safetensors")
+    hub.save_dcgan(model, converted)
+    content = bytearray(converted.read_bytes())
+    content[-5] ^= 1
+    converted.write_bytes(content)
+    with pytest.raises(io.CheckpointError, match="digest does not match"):
+        hub.load_dcgan(converted)
+    io.save_state(nn.Linear(2, 2), converted)
+    with pytest.raises(io.CheckpointError, match=r"is no file of hub.save_dcgan; give one, or a GAN-zoo .pth") as e:
+        hub.load_dcgan(converted)
+    assert e.value.reason == "unsupported"
+    with pytest.raises(ValueError, match=r"path must end in .safetensors, got '.*DCGAN.pth'"):
+        hub.save_dcgan(model, path)
+
+
+def test_it_can_be_copied_and_pickled(path: Path) -> None:
+    """It is an ordinary module."""
+    model = hub.load_dcgan(Zoo(path).write())
+
+    assert equal(copy.deepcopy(model), model)
+    assert equal(pickle.loads(pickle.dumps(model)), model)
 
 
 def test_a_checkpoint_without_average_or_with_a_dict_is_read_as_upstream_does(path: Path) -> None:
@@ -185,39 +243,27 @@ def test_a_checkpoint_without_average_or_with_a_dict_is_read_as_upstream_does(pa
     assert not any(p.requires_grad for p in model.avgG.parameters())
 
 
-def test_the_device_is_chosen(path: Path) -> None:
-    """It stands for upstream's useGPU."""
-    model = hub.load_dcgan(Zoo(path).write(), device="cpu")
+def test_a_checkpoint_that_a_gpu_wrote_is_read_without_one(path: Path) -> None:
+    """As the published file, of torch 1.0, may be: its storages say cuda:0, and go to the CPU."""
+    zoo = Zoo(path)
+    content = zoo.write(legacy=True).read_bytes()
+    name, other = (b"X" + len(n).to_bytes(4, "little") + n for n in (b"cpu", b"cuda:0"))
+    assert name in content
+    path.write_bytes(content.replace(name, other))
 
-    assert model.test(model.buildNoiseData(2)[0], toCPU=False).device.type == "cpu"
+    noise, _ = (model := hub.load_dcgan(path)).buildNoiseData(2)
+
+    assert torch.equal(model.test(noise), zoo.net(noise).detach())
 
 
-def test_the_published_weights_are_downloaded_once_and_verified(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Into the hub's cache, by the digest in the file's name; a damaged file there is refused."""
-    made = Zoo(tmp_path / "made.pth").write()
-    digest = hashlib.sha256(made.read_bytes()).hexdigest()[:7]
-    calls = []
+@pytest.mark.parametrize("device", ["cpu", "auto", torch.device("cpu"), None], ids=["name", "auto", "device", "none"])
+def test_the_device_is_chosen(path: Path, device: Any) -> None:
+    """It stands for upstream's useGPU; None is the CPU."""
+    model = hub.load_dcgan(Zoo(path).write(), device=device)
+    wanted = torchbasics.device(device or "cpu").type
 
-    def download(url: str, target: str, hash_prefix: str) -> None:
-        calls.append((url, hash_prefix))
-        Path(target).write_bytes(made.read_bytes())
-
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
-    monkeypatch.setattr(hub, "FASHIONGEN", f"https://example.org/DCGAN-{digest}.pth")
-
-    once, again = hub.load_dcgan(), hub.load_dcgan("fashiongen")
-
-    assert calls == [(f"https://example.org/DCGAN-{digest}.pth", digest)]
-    assert equal(once, again)
-    (tmp_path / f"hub/checkpoints/DCGAN-{digest}.pth").write_bytes(b"else")
-    with pytest.raises(
-        io.CheckpointError, match=r"is damaged: its SHA-256 begins with .*; delete it and load again"
-    ) as e:
-        hub.load_dcgan()
-    assert e.value.reason == "damaged"
+    assert model.test(model.buildNoiseData(2)[0], toCPU=False).device.type == wanted
+    assert model.sample(2).device.type == "cpu"
 
 
 class Runs:
@@ -233,23 +279,32 @@ def write(path: Path, content: Any) -> Path:
 
 
 REFUSED: dict[str, tuple[Any, str, str]] = {
-    "code": (lambda p: Zoo(p).write(tmp=Runs()), "unsafe", r"asks to run \S*print, which no GAN-zoo checkpoint does"),
+    "code": (lambda p: Zoo(p).write(tmp=Runs()), "unsafe", r"asks to run \S*print, which no"),
     "plain state": (lambda p: write(p, nn.Linear(2, 2).state_dict()), "unsupported", r"has \['bias', 'weight'\], not 'config' and 'netG'"),
     "a tensor": (lambda p: write(p, torch.zeros(2)), "unsupported", "it has Tensor, not 'config'"),
-    "text": (lambda p: p.write_text("hello") and p, "not-a-checkpoint", "is nothing that torch can read"),
-    "nothing": (lambda p: p.write_text("") or p, "truncated", "is nothing that torch can read"),
-    "plain pickle": (lambda p: p.write_bytes(pickle.dumps(3)) and p, "not-a-checkpoint", "is nothing that torch can read"),
+    "text": (lambda p: p.write_text("hello") and p, "not-a-checkpoint", "is (nothing|no state_dict) that torch can read"),
+    "nothing": (lambda p: p.write_text("") or p, "truncated", "is (nothing that torch can read|empty)"),
+    "plain pickle": (lambda p: p.write_bytes(pickle.dumps(3)) and p, "not-a-checkpoint", "is (nothing|no state_dict) that torch can read"),
     "a folder": (lambda p: p.mkdir() or p, "not-a-checkpoint", "is no regular file"),
     "loss": (lambda p: Zoo(p, loss="Hinge").write(), "unsupported", "lossCriterion='Hinge'; needed: a number, one of"),
     "noise": (lambda p: Zoo(p, noiseVectorDim="7").write(), "unsupported", "noiseVectorDim='7'"),
     "noise length": (lambda p: Zoo(p, noiseVectorDim=9).write(), "mismatch", "a generator of 12 inputs, but its configuration tells of 14"),
     "attributes": (lambda p: Zoo(p, attribKeysOrder={"a": 3}).write(), "unsupported", "has attribKeysOrder={'a': 3}"),
+    "order is a tensor": (lambda p: Zoo(p, attribKeysOrder={"a": {"order": torch.zeros(2), "values": ["b"]}}).write(), "unsupported", "which is no table of them"),
+    "attributes are a list": (lambda p: Zoo(p, attribKeysOrder=["a"]).write(), "unsupported", r"attribKeysOrder=\['a'\], which is no"),
+    "configuration": (lambda p: Zoo(p).write(config=3), "unsupported", "noiseVectorDim=None"),
     "order": (lambda p: Zoo(p, attribKeysOrder={"a": {"order": 4, "values": []}}).write(), "unsupported", r"numbers its attributes \[4\], not from 0"),
     "other network": (lambda p: Zoo(p).write(netG=nn.Linear(2, 2).state_dict()), "unsupported", "holds no generator of the GAN zoo's DCGAN"),
     "network of nothing": (lambda p: Zoo(p).write(netG=3), "unsupported", "holds no generator"),
     "a number": (lambda p: Zoo(p).write(netG={"formatLayer.weight": 3}), "unsafe", "holds 'formatLayer.weight', which is no plain dense tensor"),
     "a bomb": (lambda p: Zoo(p).write(netG={"formatLayer.weight": torch.zeros(1).expand(9, 9, 9, 9)}), "unsafe", "no plain dense tensor"),
-    "missing key": (lambda p: Zoo(p).write(avgG={k: v for k, v in Zoo(p).net.state_dict().items() if "Norm1" not in k}), "mismatch", "Missing key.*main.batchNorm1.weight"),
+    "no values": (lambda p: Zoo(p, attribKeysOrder={"a": {"order": 0, "values": []}}).write(), "unsupported", r"gives its label 'a' the values \[\], which are none"),
+    "objects as values": (lambda p: Zoo(p, attribKeysOrder={"a": {"order": 0, "values": [None]}}).write(), "unsupported", "the values .None., which are none"),
+    "another width": (lambda p: Zoo(p).write(netG={"formatLayer.weight": torch.zeros(12, 7, 4, 4), "main.outlayer.weight": torch.zeros(4, 3, 4, 4)}), "unsupported", "its widths are 7 and 4"),
+    "a network of 137 GB": (lambda p: Zoo(p).write(netG={"formatLayer.weight": torch.zeros(12, 2**16, 1, 1), "main.convTranspose1.weight": torch.zeros(1), "main.outlayer.weight": torch.zeros(2**15, 1, 1, 1)}), "mismatch", "does not fit Generator: .*'formatLayer.weight' has shape"),
+    "sparse": (lambda p: Zoo(p).write(netG={"formatLayer.weight": torch.eye(3).to_sparse()}), "unsafe", "no plain dense tensor"),
+    "another dtype": (lambda p: Zoo(p).write(avgG={k: v.double() for k, v in Zoo(p).net.state_dict().items()}), "mismatch", "has dtype torch.float64, needs torch.float32"),
+    "missing key": (lambda p: Zoo(p).write(avgG={k: v for k, v in Zoo(p).net.state_dict().items() if "Norm1" not in k}), "mismatch", "does not fit Generator: missing 'main.batchNorm1.weight'"),
 }  # fmt: skip
 
 
@@ -272,9 +327,37 @@ def test_mistakes_in_the_call_are_told(path: Path) -> None:
     ):
         hub.load_dcgan(path)
     with pytest.raises(ValueError, match="unknown network 'avg'"):
-        hub.load_dcgan(path, which="avg")  # type: ignore[arg-type]
+        hub.load_dcgan(path, which="avg")  # type: ignore[call-overload]
     model = hub.load_dcgan(Zoo(path).write())
+    with pytest.raises(ValueError, match="source='upstream' has neither weights nor which"):
+        hub.load_dcgan(path, source="upstream")  # type: ignore[call-overload]
+    with pytest.raises(ValueError, match="unknown source 'upstraem'; did you mean 'upstream'"):
+        hub.load_dcgan(path, source="upstraem")  # type: ignore[call-overload]
     with pytest.raises(ValueError, match="n must be at least 1, got 0"):
         model.buildNoiseData(0)
     with pytest.raises(ValueError, match=r"noise has shape \(2, 3\), but DCGAN\(latent_dim=12\) needs \(N, 12\)"):
         model.test(torch.zeros(2, 3))
+    with pytest.raises(ValueError, match=r"noise has shape \(2, 4, 3\), but DCGAN\(latent_dim=12\) needs"):
+        model.test(torch.zeros(2, 4, 3))
+    with pytest.raises(TypeError, match=r"noise has dtype torch.float64, but the weights have torch.float32"):
+        model.test(torch.zeros(2, 12).double())
+
+
+def test_mistakes_in_labels_are_told(path: Path) -> None:
+    """Each names the nearest, or what there is."""
+    model = hub.load_dcgan(Zoo(path).write())
+    with pytest.raises(ValueError, match=r"unknown label 'gendr'; did you mean 'gender'\?"):
+        model.sample(2, labels={"gendr": "Men"})
+    with pytest.raises(ValueError, match=r"unknown value of 'gender' 'Woman'; did you mean 'Women'\?"):
+        model.sample(2, labels={"gender": "Woman"})
+    with pytest.raises(ValueError, match="unknown value of 'pose' 7; choose from 'id_gridfs_1', 'id_gridfs_2'"):
+        model.buildNoiseDataWithConstraints(2, {"pose": 7})
+    with pytest.raises(ValueError, match=r"inputLabels have shape \(2,\) of torch.int64, needed are integers \(2, 2\)"):
+        model.buildNoiseData(2, torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match=r"inputLabels have shape \(1, 2\) of torch.float32"):
+        model.buildNoiseData(1, torch.zeros(1, 2))
+    with pytest.raises(ValueError, match=r"inputLabels are beyond the values, of which there are \[2, 3\]"):
+        model.buildNoiseData(1, torch.tensor([[2, 0]]))
+    plain = hub.load_dcgan(Zoo(path, labels=False).write())
+    with pytest.raises(ValueError, match=r"this DCGAN knows no labels, got \{'gender': 'Men'\}; leave them out"):
+        plain.sample(2, labels={"gender": "Men"})
