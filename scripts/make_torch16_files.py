@@ -35,7 +35,7 @@ class MyModel(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the shares of three classes."""
-        x = self.fc1(inputs)  # (N, 2)
+        x: Tensor = self.fc1(inputs)  # (N, 2)
         x = self.f1(x)
         x = self.fc2(x)  # (N, 3)
         x = self.f2(x)

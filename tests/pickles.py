@@ -50,10 +50,10 @@ def storage(numel: int, key: str = "0", of: str = "torch.FloatStorage", legacy: 
 
 def tensor(
     numel: int, shape: tuple[int, ...], stride: tuple[int, ...], offset: int = 0, *, stored: bytes | None = None,
-    legacy: bool = False,
+    legacy: bool = False, hooks: bytes = b"",
 ) -> bytes:  # fmt: skip
     """The opcodes of a tensor of float32 in a storage of *numel*."""
-    hooks = call("collections.OrderedDict")
+    hooks = hooks or call("collections.OrderedDict")
     stored = storage(numel, legacy=legacy) if stored is None else stored
     return call(
         "torch._utils._rebuild_tensor_v2", stored, number(offset), numbers(*shape), numbers(*stride), b"\x89", hooks

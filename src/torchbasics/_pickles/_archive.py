@@ -21,10 +21,18 @@ DESCRIPTORS = (0, 16, 24)  # bytes that may follow a member: its size and CRC on
 
 @dataclass(frozen=True)
 class Archive:
-    """A zip file that was checked: the pickle in it, and the size of each storage by its key."""
+    """A zip file that was checked.
+
+    Attributes:
+        pickle: The pickle in it.
+        sizes: The size of each storage by its key.
+        content: The same parts in an archive written anew. torch's own reader of archives goes by fields that ours does
+            not: with a folder's attribute on a part, it reads nothing and returns memory as it finds it.
+    """
 
     pickle: bytes
     sizes: dict[str, int]
+    content: bytes
 
 
 def read_zip(content: bytes) -> Archive:
@@ -40,7 +48,15 @@ def read_zip(content: bytes) -> Archive:
         raise Wrong("damaged", f"is damaged: its zip archive does not end with the file (but at byte {found + 22})")
     try:
         members = _members(content)
-    except (zipfile.BadZipFile, struct.error, ValueError, NotImplementedError, EOFError, IndexError) as e:
+    except (
+        zipfile.BadZipFile,
+        struct.error,
+        ValueError,
+        NotImplementedError,
+        EOFError,
+        IndexError,
+        OverflowError,
+    ) as e:
         raise Wrong("damaged", f"is damaged: its zip archive cannot be read ({e})") from e
     for name, (start, stop, crc) in members.items():
         if zlib.crc32(memoryview(content)[start:stop]) != crc:
@@ -49,7 +65,15 @@ def read_zip(content: bytes) -> Archive:
         raise Wrong("not-a-checkpoint", "is no state_dict that torch can read, but a zip archive without data.pkl")
     start, stop, _ = members["data.pkl"]
     sizes = {name[5:]: stop - start for name, (start, stop, _) in members.items() if name.startswith("data/")}
-    return Archive(content[start:stop], sizes)
+    return Archive(content[start:stop], sizes, _rewritten(content, members))
+
+
+def _rewritten(content: bytes, members: dict[str, tuple[int, int, int]]) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name, (start, stop, _) in members.items():
+            archive.writestr(zipfile.ZipInfo(f"archive/{name}"), memoryview(content)[start:stop])
+    return out.getvalue()
 
 
 def _members(content: bytes) -> dict[str, tuple[int, int, int]]:
@@ -64,12 +88,12 @@ def _members(content: bytes) -> dict[str, tuple[int, int, int]]:
     for info, following in zip(infos, [*(info.header_offset for info in infos[1:]), begin], strict=True):
         name = info.filename.removeprefix(f"{root}/")
         if not MEMBERS.fullmatch(name) or info.filename == name or not root.isprintable() or "\\" in root:
-            kind = "a TorchScript program" if name.startswith(("code/", "constants")) else f"the part {name!r}"
+            kind = "a TorchScript program" if name.startswith(("code/", "constants")) else f"the part {name[:100]!r}"
             raise Wrong("unsupported", f"is no state_dict that torch can read: it holds {kind}")
         if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
             raise Wrong("unsafe", f"holds the compressed part {name!r}; torch.save compresses nothing")
-        if name in members or info.flag_bits & ~0x808:
-            raise ValueError(f"{name!r} stands in it twice or encrypted")
+        if name in members or info.flag_bits & ~0x808 or info.external_attr & 0xFFFF:
+            raise ValueError(f"{name!r} stands in it twice, encrypted or as a folder")
         start = _start(content, position, info)
         if following - (start + info.file_size) not in DESCRIPTORS:
             raise ValueError(f"{name!r} and what follows do not lie side by side")

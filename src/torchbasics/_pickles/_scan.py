@@ -80,7 +80,7 @@ class Scan:
     """A file that was looked through.
 
     Attributes:
-        content: Its bytes.
+        content: Its bytes, as torch will read them.
         names: The classes and functions that it asks for, in order.
         model: The class of the whole pickled model that it is; None if it is none.
         root: What it holds, as dicts, lists, numbers, text and `Dense`; None if it is refused.
@@ -136,7 +136,8 @@ def scan(path: str | os.PathLike[str], *, trusted: frozenset[str] = frozenset())
     found = Scan(str(path), Path(path).read_bytes())  # once: what is looked at is what is read
     survey = Survey()
     try:
-        found.root = (_scan_zip if found.content[:4] == b"PK\3\4" else _scan_legacy)(found.content, survey, trusted)
+        scan_format = _scan_zip if found.content[:4] == b"PK\3\4" else _scan_legacy
+        found.root, found.content = scan_format(found.content, survey, trusted)
     except Wrong as e:
         wrong = e
         foreign = [name for name in survey.names if name not in KNOWN | trusted]
@@ -150,7 +151,7 @@ def scan(path: str | os.PathLike[str], *, trusted: frozenset[str] = frozenset())
     return found
 
 
-def _scan_zip(content: bytes, survey: Survey, trusted: frozenset[str]) -> Any:
+def _scan_zip(content: bytes, survey: Survey, trusted: frozenset[str]) -> tuple[Any, bytes]:
     archive = read_zip(content)
     stream = io.BytesIO(archive.pickle)
     machine = _follow(stream, survey, trusted)
@@ -158,10 +159,10 @@ def _scan_zip(content: bytes, survey: Survey, trusted: frozenset[str]) -> Any:
         raise Wrong("damaged", "is damaged: something follows its pickle")
     if archive.sizes != {storage.key: storage.nbytes for storage in machine.storages.values()}:
         raise Wrong("damaged", "is damaged: its storages are not those of its tensors")
-    return machine.stack[0]
+    return machine.stack[0], archive.content
 
 
-def _scan_legacy(content: bytes, survey: Survey, trusted: frozenset[str]) -> Any:
+def _scan_legacy(content: bytes, survey: Survey, trusted: frozenset[str]) -> tuple[Any, bytes]:
     if not content:
         raise Wrong("truncated", "is empty")
     is_torch = content.startswith(MAGIC)
@@ -182,7 +183,7 @@ def _scan_legacy(content: bytes, survey: Survey, trusted: frozenset[str]) -> Any
     keys = _follow(stream, Survey(), frozenset()).stack[0]
     sizes = {storage.key: (storage.numel, storage.nbytes) for storage in machine.storages.values()}
     check_legacy_storages(content, stream.tell(), keys, sizes)
-    return machine.stack[0]
+    return machine.stack[0], content
 
 
 def _follow(stream: io.BytesIO, survey: Survey, trusted: frozenset[str]) -> Machine:
