@@ -269,7 +269,7 @@ def test_a_bomb_takes_a_few_megabytes_at_most(tmp_path: Path) -> None:
     sound = p.write_zip(tmp_path / "sound", p.dictionary(a=VECTOR), {"0": FOUR})
     bombs = [
         "deflate bomb", "stride 0", "bytearray", "made storage", "made tensor", "untyped storage", "key to hash",
-        "legacy, huge storage", *(name for name in ATTACKS if name.startswith("full of")),
+        "legacy, huge storage", *(f"full of {name}" for name in FULL), "full of ordered, legacy",
     ]  # fmt: skip
     for name in bombs:
         ATTACKS[name][0](tmp_path / name)
@@ -348,9 +348,9 @@ def test_a_changed_pickle_with_a_sound_crc_is_refused_or_read_as_torch_does(trie
     path = tmp_path / "m.pt"
     for _ in range(tries):
         changed = bytearray(body)
-        for _ in range(generator.choice((1, 1, 2, 4))):
+        for _ in range(generator.choice((1, 1, 1, 1, 2, 4))):
             where = generator.randrange(len(changed))
-            kind = generator.randrange(3)
+            kind = generator.choice((0, 0, 0, 1, 2))
             if kind == 0:
                 changed[where] = generator.randrange(256)
             elif kind == 1:

@@ -192,12 +192,14 @@ def _follow(stream: io.BytesIO, survey: Survey, trusted: frozenset[str]) -> Mach
     machine = Machine(trusted, length)
     begin, wrong = stream.tell(), None
     try:
-        for code, arg, position in pickletools.genops(stream):
-            if (position or 0) - begin > PICKLE_LIMIT:
-                raise Wrong("too-large", f"has a pickle of more than {PICKLE_LIMIT:,} bytes")
-            survey.note(code.name, arg)
-            if wrong is None:
-                wrong = _stepped(machine, code.name, arg)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python's, about backslashes in names
+            for code, arg, position in pickletools.genops(stream):
+                if (position or 0) - begin > PICKLE_LIMIT:
+                    raise Wrong("too-large", f"has a pickle of more than {PICKLE_LIMIT:,} bytes")
+                survey.note(code.name, arg)
+                if wrong is None:
+                    wrong = _stepped(machine, code.name, arg)
     except (ValueError, IndexError, OverflowError, EOFError) as e:
         raise Wrong("truncated" if _at_end(stream) else "damaged", _unreadable(e)) from e
     if wrong is not None:
