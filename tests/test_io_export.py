@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # Float32 sums in another order: 2e-7 at most was measured over the zoo, at outputs of about 1.
-TOLERANCE = {"rtol": 1e-5, "atol": 2e-6}
+RTOL, ATOL = 1e-5, 2e-6
 
 
 def running(path: Path) -> Callable[[Tensor], list[Tensor]]:
@@ -55,7 +55,7 @@ def test_what_is_exported_computes_the_same_at_every_batch_size(name: str, suffi
             expected, got = listed(model(inputs)), run(inputs)
         assert len(got) == len(expected)
         for a, b in zip(got, expected, strict=True):
-            torch.testing.assert_close(a.detach(), b, **TOLERANCE)
+            torch.testing.assert_close(a.detach(), b, rtol=RTOL, atol=ATOL)
     size, parameters = path.stat().st_size, sum(t.nbytes for t in model.state_dict().values())
     print(f"{path.name}: {size:,} bytes, of which {parameters:,} are the model's")
     assert size > parameters // 2 if name == "dcgan" else size > parameters  # of DCGAN, the generator alone
@@ -70,7 +70,7 @@ def test_other_weights_are_noticed(tmp_path: Path) -> None:
         model.fc2.weight.add_(1e-4)
         (got,) = running(tmp_path / "m.pt2")(inputs)
         with pytest.raises(AssertionError, match="not close"):
-            torch.testing.assert_close(got, model(inputs), **TOLERANCE)
+            torch.testing.assert_close(got, model(inputs), rtol=RTOL, atol=ATOL)
 
 
 class Unexportable(nn.Module):
