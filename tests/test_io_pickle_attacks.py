@@ -243,6 +243,17 @@ def test_a_sound_file_made_by_hand_is_read(tmp_path: Path) -> None:
         assert _pickles.read_object(path)["a"].numpy().tobytes() == FOUR
 
 
+def test_old_ways_of_telling_are_read(tmp_path: Path) -> None:
+    """Tensors that were on a GPU come to the CPU; Python 2 told an OrderedDict as a list of pairs, and text as bytes."""
+    gpu = VECTOR.replace(p.text("cpu"), p.text("cuda:0"))
+    pairs = p.call("collections.OrderedDict", b"](](U\x01a" + gpu + b"ee")
+    path = p.write_zip(tmp_path / "m.pt", pairs, {"0": FOUR})
+    found = _pickles.read_object(path)
+    assert list(found) == ["a"]
+    assert found["a"].device.type == "cpu"
+    assert found["a"].numpy().tobytes() == FOUR
+
+
 MEASURE = """
 import re, sys
 from pathlib import Path
@@ -281,6 +292,7 @@ def test_a_bomb_takes_a_few_megabytes_at_most(tmp_path: Path) -> None:
         return [int(line.split()[-1]) for line in out.splitlines()]
 
     grown = run("look", *bombs)
+    print(dict(zip(bombs, grown, strict=True)))  # MB, each the highest so far
     assert len(grown) == len(bombs)
     assert grown[-1] <= 16
     assert run("load", "deflate bomb")[-1] > 90
@@ -337,7 +349,7 @@ def test_no_flipped_bit_in_the_legacy_format_crashes(step: int, tmp_path: Path) 
     assert counts["other"] > 0
 
 
-@pytest.mark.parametrize("tries", [pytest.param(20_000, marks=pytest.mark.slow), 600])
+@pytest.mark.parametrize("tries", [pytest.param(10_000, marks=pytest.mark.slow), 600])
 def test_a_changed_pickle_with_a_sound_crc_is_refused_or_read_as_torch_does(tries: int, tmp_path: Path) -> None:
     """Random changes of the pickle itself: one kind of error, or what torch reads is what was looked at."""
     items = p.dictionary(a=p.tensor(4, (2, 2), (2, 1)), b=p.tensor(4, (1,), (1,), 3))[1:]
