@@ -156,7 +156,7 @@ def test_a_folder_without_the_files_is_told_in_one_line(
         ),
         ("convert state.pt x.zip", "path must end in .safetensors, got 'x.zip'"),
         ("convert whole.pt x.safetensors", "'whole.pt' holds a whole pickled model"),
-        ("evaluate whole.pt", "where it came from, write torch.save(model.state_dict(), path) and use that file"),
+        ("evaluate whole.pt", "`torch.save(model.state_dict(), 'state-whole.pt')`, and use that file"),
         ("evaluate state.pt", "'state.pt' holds parameters only; make the model and use io.load_state"),
     ],
 )

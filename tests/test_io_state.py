@@ -81,7 +81,11 @@ class Harmful:
     ("content", "reason", "message"),
     [
         (nn.Sequential(nn.Linear(2, 2)), "whole-model-pickle", "holds a whole pickled model.*state_dict"),
-        ({"state": {"a": torch.ones(1)}, "epoch": 3}, "unsupported", "holds no state_dict: 'state' is dict"),
+        (
+            {"state": {"a": torch.ones(1)}, "epoch": 3},
+            "unsupported",
+            "is a checkpoint with the state_dict under 'state'",
+        ),
         ([torch.ones(1)], "unsupported", "holds list, not a state_dict"),
         ({0: torch.ones(1)}, "unsupported", "holds no state_dict: 0 is Tensor"),
         ({"a": torch.ones(1).expand(9)}, "unsafe", "holds 'a', which is no plain dense tensor"),

@@ -17,6 +17,7 @@ _EXTRAS = {
     "tensorboard": ("tensorboard",),
     "plot": ("matplotlib",),
     "export": ("onnx", "onnxscript"),
+    "hub": ("huggingface_hub",),
 }
 
 

@@ -31,6 +31,7 @@ torchbasics predict runs/cnn/model.safetensors shoe.png --invert
 torchbasics generate runs/dcgan/model.safetensors -n 64 -o grid.png
 torchbasics inspect runs/cnn/model.safetensors
 torchbasics convert weights.pt weights.safetensors   # a state_dict of torch.save; nothing in it is run
+torchbasics convert --key state_dict checkpoint.pt weights.safetensors
 torchbasics export runs/cnn/model.safetensors cnn.pt2
 torchbasics export runs/cnn/model.safetensors cnn.onnx
 """
@@ -143,6 +144,7 @@ def _add_generate(command: argparse.ArgumentParser) -> None:
 def _add_convert(command: argparse.ArgumentParser) -> None:
     command.add_argument("file", metavar="IN", help="a state_dict that torch.save wrote: .pt, .pth or .pkl")
     command.add_argument("out", metavar="OUT", help="the file to write: .safetensors, for io.load_state")
+    command.add_argument("--key", metavar="KEY", help="where the state_dict is in a checkpoint, such as state_dict")
 
 
 def _add_export(command: argparse.ArgumentParser) -> None:

@@ -11,10 +11,18 @@ if TYPE_CHECKING:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Print what is in the file."""
+    """Print what is in the file.
+
+    Raises:
+        ValueError: the file cannot be loaded; it is said why.
+    """
     report = io.inspect(args.file)
     intact = {True: "intact", False: "NOT intact: its digest does not match", None: "no digest"}[report["intact"]]
     print(f"{report['path']}: {report['kind']}, {report['bytes']:,} bytes, {intact}")
+    if report["refused"]:
+        if report["names"]:
+            print(f"asks for  {', '.join(report['names'])}")
+        raise ValueError(report["refused"])
     if report["model"]:
         config = ", ".join(f"{name}={value!r}" for name, value in report["config"].items())
         print(f"model     {report['model']}({config})")

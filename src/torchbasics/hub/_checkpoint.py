@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
-import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from torchbasics import _files, _safetensors
+from torchbasics import _files, _pickles, _safetensors
 from torchbasics.io import _fit
 from torchbasics.models._dcgan import Generator
 
@@ -53,7 +51,7 @@ def from_pickle(where: str, content: bytes) -> Checkpoint:
     Raises:
         CheckpointError: the file is no such checkpoint, is damaged, or asks to run code.
     """
-    state = _read_pickle(where, content)
+    state = _pickles.read_object(where, safe_globals=[(_Config, CONFIG_CLASS)], content=content)
     if not isinstance(state, dict) or not {"config", "netG"} <= state.keys():
         found = sorted(map(str, state)) if isinstance(state, dict) else type(state).__name__
         raise _files.refuse(where, "unsupported", f"is no GAN-zoo checkpoint: it has {found}, not 'config' and 'netG'")
@@ -99,20 +97,6 @@ def write(path: Path, tensors: Mapping[str, Tensor], noise_dim: int, loss: str, 
     described = {KEY: {"noise_dim": noise_dim, "loss": loss, "attributes": attributes}}
     fields = {"kind": "state", "model": "", "config": "{}", "history": "null", "metadata": json.dumps(described)}
     _safetensors.write(path, tensors, fields)
-
-
-def _read_pickle(where: str, content: bytes) -> Any:
-    try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals([(_Config, CONFIG_CLASS)]):
-            warnings.simplefilter("ignore")  # torch speaks of its own future
-            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as e:  # torch raises many kinds: EOFError, KeyError, RuntimeError, UnpicklingError, ...
-        asked = re.search(r"GLOBAL (\S+)", str(e))
-        if asked:
-            text = f"asks to run {asked[1]}, which no GAN-zoo checkpoint does; it was not run"
-            raise _files.refuse(where, "unsafe", text) from e
-        reason: _files.Reason = "not-a-checkpoint" if content else "truncated"
-        raise _files.refuse(where, reason, f"is nothing that torch can read ({type(e).__name__})") from e
 
 
 def _made(where: str, noise_dim: Any, loss: Any, attributes: Any, net: Any, average: Any) -> Checkpoint:

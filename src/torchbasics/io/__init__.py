@@ -15,6 +15,8 @@
 from torchbasics._files import CheckpointError as CheckpointError
 
 from ._export import export as export
+from ._hub import from_pretrained as from_pretrained
+from ._hub import push_to_hub as push_to_hub
 from ._inspect import inspect as inspect
 from ._model import load as load
 from ._model import save as save

@@ -6,32 +6,38 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchbasics import _files, _safetensors
+from torchbasics import _files, _pickles, _safetensors
 from torchbasics.io._model import decode
-from torchbasics.io._pickle import SUFFIXES, read_pickle
+from torchbasics.io._pickle import SUFFIXES, states_in
 from torchbasics.io._state import kinds_of
 
 if TYPE_CHECKING:
     import os
 
+    import torch
+
 
 def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return what is in the file, as plain data.
+    """Return what is in the file, as plain data; no model is made, nothing in the file is run.
 
-    "kind" is "model" (of `save`), "state" (of `save_state`), "tensors" (another safetensors file) or "pickle";
+    "kind" is "model" (of `save`), "state" (of `save_state`), "tensors" (another safetensors file), or of a pickle
+    "state_dict (pickle)", "checkpoint (pickle)" (a state_dict among other things), "whole model (pickle)" or "unsafe
+    (pickle)"; "refused" says why the file cannot be loaded, None where it can; "names" are the classes and functions
+    that a pickle asks for.
+
     "tensors" maps names to ``{"dtype", "shape"}``, "elements" is their number of values, buffers included; "intact"
     says whether the digest holds, None where there is none; "model", "config", "history" (the epochs), "recipe" and
     "metadata" are what was saved, None where nothing was.
 
     Raises:
         FileNotFoundError: there is no such file.
-        CheckpointError: its header cannot be trusted.
+        CheckpointError: it is too damaged to tell what is in it.
     """
-    report: dict[str, Any] = {"path": str(path), "kind": "tensors", "intact": None}
-    report |= dict.fromkeys(("model", "config", "history", "recipe", "metadata"))
+    report: dict[str, Any] = {"path": str(path), "kind": "tensors", "intact": None, "refused": None}
+    report |= dict.fromkeys(("model", "config", "history", "recipe", "metadata", "names"))
     if Path(path).suffix in SUFFIXES:
-        tensors = {name: (t.dtype, tuple(t.shape)) for name, t in read_pickle(path).items()}
-        report["kind"] = "pickle"
+        tensors, told = _pickled(path)
+        report |= told
     else:
         with _safetensors.opened(path) as file:
             tensors = dict(sorted(kinds_of(file).items()))
@@ -47,16 +53,44 @@ def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
     }
 
 
+def _pickled(path: str | os.PathLike[str]) -> tuple[dict[str, tuple[torch.dtype, tuple[int, ...]]], dict[str, Any]]:
+    found = _pickles.scan(path)
+    told: dict[str, Any] = {"names": found.names, "model": found.model}
+    if found.refusal is not None:
+        if found.refusal.reason not in ("whole-model-pickle", "unsafe"):
+            raise found.refusal
+        kind = "unsafe (pickle)" if found.model is None else "whole model (pickle)"
+        return {}, {**told, "kind": kind, "refused": str(found.refusal)}
+    root = found.root if isinstance(found.root, dict) else {"": found.root}
+    states = {f"{key}: ": root[key] for key in states_in(root)}
+    tensors = {
+        f"{key}{name}": (tensor.dtype, tensor.shape)
+        for key, state in {"": root, **states}.items()
+        for name, tensor in state.items()
+        if isinstance(tensor, _pickles.Dense)
+    }
+    others = {name: value for name, value in root.items() if f"{name}: " not in states and name not in tensors}
+    shown = {str(name): value if _is_plain(value) else type(value).__name__ for name, value in others.items()}
+    kind = "checkpoint (pickle)" if states or others else "state_dict (pickle)"
+    return tensors, {**told, "kind": kind, "metadata": shown or None}
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
 def _described(file: _safetensors.File) -> dict[str, Any]:
     if file.fields is None:
         return {}
-    name, history = file.fields["model"] or None, decode(file, "history")
+    name, history, intact = file.fields["model"] or None, decode(file, "history"), file.verify()
     epochs = history.get("epochs")
     if not isinstance(epochs, list | None) or not all(isinstance(epoch, dict) for epoch in epochs or ()):
         raise _files.refuse(file.path, "damaged", "is damaged: its history is no list of epochs")
+    altered = _files.refuse(file.path, "damaged", "is damaged: its digest does not match its content")
     return {
+        "refused": None if intact else str(altered),
         "kind": file.fields["kind"],
-        "intact": file.verify(),
+        "intact": intact,
         "model": name,
         "config": decode(file, "config") if name else None,
         "history": epochs,

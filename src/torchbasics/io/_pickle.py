@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import re
-import warnings
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from torchbasics import _files
+from torchbasics import _files, _pickles
 
 if TYPE_CHECKING:
     import os
 
 SUFFIXES = (".pt", ".pth", ".pkl")
-# The attributes of every module, as they stand in its pickle; no state_dict has them all.
-MODULE_MARKS = (b"_parameters", b"_buffers", b"_modules")
+SHARED = 4  # how many names a tensor may have on the average; more would only fill memory
 
 
 def read_pickle(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -27,42 +22,60 @@ def read_pickle(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         FileNotFoundError: there is no such file.
         CheckpointError: it is not a state_dict of plain tensors, or torch does not read it with ``weights_only=True``.
     """
-    _files.check_file(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch speaks of its own future
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e:  # torch raises many kinds: EOFError, KeyError, RuntimeError, UnpicklingError, ...
-        raise _reason(path, e) from e
-    return _plain(path, state)
+    tensors, left_out = read_part(path)
+    if left_out:
+        name, kind = next(iter(left_out.items()))
+        text = f"holds no state_dict: {name!r} is {kind}; `torchbasics convert` takes the tensors out"
+        raise _files.refuse(path, "unsupported", text)
+    return tensors
 
 
-def _reason(path: str | os.PathLike[str], error: Exception) -> _files.CheckpointError:
-    content = Path(path).read_bytes()
-    if all(mark in content for mark in MODULE_MARKS):
-        text = (
-            "holds a whole pickled model, which only runs with its code; where it came from, write "
-            "torch.save(model.state_dict(), path) and use that file"
-        )
-        return _files.refuse(path, "whole-model-pickle", text)
-    if not content:
-        return _files.refuse(path, "truncated", "is empty")
-    asked = re.search(r"GLOBAL (\S+)", str(error))
-    if asked:
-        return _files.refuse(path, "unsafe", f"asks to run {asked[1]}, which no state_dict does; it was not run")
-    # torch's own advice, to load without the guard, is left out.
-    cause = re.search(r"WeightsUnpickler error: (.*)", str(error)) or re.search(r"(.*)", str(error).strip())
-    said = cause[1] if cause and cause[1] else type(error).__name__
-    return _files.refuse(path, "not-a-checkpoint", f"is no state_dict that torch can read: {said}")
+def read_part(path: str | os.PathLike[str], key: str | None = None) -> tuple[dict[str, Tensor], dict[Any, str]]:
+    """Return the tensors in *path* or, with *key*, those under it, and of what kind the entries beside them are.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: it is no dict of plain tensors; where there is one under some key, the message names it.
+    """
+    found = _pickles.scan(path)
+    state = found.load()
+    told = found.root
+    if key is not None and isinstance(told, dict):
+        if key not in told:
+            raise _files.refuse(path, "mismatch", f"has no key {key!r}; it has {', '.join(map(repr, told))}")
+        state, told = state[key], told[key]
+    if not isinstance(told, dict) or not isinstance(state, dict):
+        raise _files.refuse(path, "unsupported", f"holds {_kind(told)}, not a state_dict")
+    keys = states_in(told)
+    if keys and not any(isinstance(value, _pickles.Dense) for value in told.values()):
+        text = f"is a checkpoint with the state_dict under {' or '.join(map(repr, keys))}; take it out with"
+        command = f"torchbasics convert --key {keys[0]} {path!s} OUT.safetensors"
+        raise _files.refuse(path, "unsupported", f"{text} `{command}`")
+    wanted = {name: told[name] for name in told if type(name) is str and isinstance(told[name], _pickles.Dense)}
+    if sum(tensor.nbytes for tensor in wanted.values()) > SHARED * len(found.content):
+        raise _files.refuse(path, "unsafe", "has far more values under its names than in the file")
+    tensors = {name: _plain(path, name, state.get(name), tensor) for name, tensor in wanted.items()}
+    return tensors, {name: _kind(value) for name, value in told.items() if name not in wanted}
 
 
-def _plain(path: str | os.PathLike[str], state: Any) -> dict[str, Tensor]:
-    if not isinstance(state, dict):
-        raise _files.refuse(path, "unsupported", f"holds {type(state).__name__}, not a state_dict")
-    for name, value in state.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            text = f"holds no state_dict: {name!r} is {type(value).__name__}; torch.load it and write the part you need"
-            raise _files.refuse(path, "unsupported", text)
-        if value.layout != torch.strided or value.numel() * value.element_size() > value.untyped_storage().nbytes():
-            raise _files.refuse(path, "unsafe", f"holds {name!r}, which is no plain dense tensor")
-    return {name: value.detach().contiguous() for name, value in state.items()}
+def states_in(told: Any) -> list[str]:
+    """Return the keys of a checkpoint that hold state_dicts."""
+    return [
+        name
+        for name, value in told.items()
+        if type(name) is str and isinstance(value, dict) and value
+        and all(type(part) is str and isinstance(t, _pickles.Dense) for part, t in value.items())
+    ]  # fmt: skip
+
+
+def _plain(path: str | os.PathLike[str], name: str, value: Any, told: _pickles.Dense) -> Tensor:
+    """Return *value* if torch read what the scan tells, so that no trick passes that only one of them falls for."""
+    if type(value) not in (Tensor, nn.Parameter) or (value.dtype, tuple(value.shape)) != (told.dtype, told.shape):
+        raise _files.refuse(path, "unsafe", f"holds {name!r}, which is no plain dense tensor")
+    tensor: Tensor = value.detach().contiguous()
+    # A part of a larger storage would keep all of it in memory.
+    return tensor.clone() if tensor.untyped_storage().nbytes() > told.nbytes else tensor
+
+
+def _kind(value: Any) -> str:
+    return "Tensor" if isinstance(value, _pickles.Dense) else type(value).__name__
