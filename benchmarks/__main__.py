@@ -1,0 +1,74 @@
+"""The command: ``python -m benchmarks [--only PART ...] [--quick]``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks._measure import Settings
+from benchmarks._report import as_data, document, machine, table
+
+if TYPE_CHECKING:
+    from benchmarks._measure import Part
+
+PARTS = {  # name -> module:function, in the order of the table
+    "step": "steps:step",
+    "mlp": "steps:mlp_epoch",
+    "cnn": "steps:cnn_epoch",
+    "cnn_peers": "steps:cnn_peers",
+    "rnn": "networks:rnn",
+    "dcgan": "networks:dcgan",
+    "evaluate": "networks:evaluation",
+    "accuracy": "accuracy:accuracy",
+    "import": "processes:imports",
+    "command": "processes:command",
+    "files": "processes:files",
+    "memory": "processes:memory",
+    "growth": "growth:growth",
+}
+
+
+def main() -> None:
+    """Measure, print the tables, and write them."""
+    options = _options()
+    warnings.simplefilter("ignore")  # of the peers
+    settings = Settings(options.quick, options.rounds, not options.without_peers, options.recipe)
+    if options.profile:
+        importlib.import_module("benchmarks.profile").show(options.profile, settings)
+        return
+    print(f"{machine()}\n", flush=True)
+    parts: dict[str, Part] = {}
+    for name in options.only or PARTS:
+        module, _, function = PARTS[name].partition(":")
+        parts[name] = getattr(importlib.import_module(f"benchmarks.{module}"), function)(settings)
+        parts[name].judged = not options.quick
+        print(table(name, parts[name]), flush=True)
+    if options.json:
+        options.json.write_text(json.dumps(as_data(parts), indent=1) + "\n", encoding="utf-8")
+    if options.markdown:
+        options.markdown.write_text(document(parts), encoding="utf-8")
+    sys.stdout.flush()
+    os._exit(0)  # some peers leave threads behind
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--quick", action="store_true", help="little work: only whether it runs")
+    parser.add_argument("--rounds", type=int, help="how often each contestant runs, instead of each part's own number")
+    parser.add_argument("--without-peers", action="store_true", help="leave out other libraries")
+    parser.add_argument("--recipe", help="of the part accuracy, as JSON")
+    parser.add_argument("--profile", choices=("mlp", "cnn", "bfloat16", "dcgan"), help="a step, op by op, instead")
+    parser.add_argument("--json", type=Path, help="a file for all figures")
+    parser.add_argument("--markdown", type=Path, help="a file for the tables")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
