@@ -49,10 +49,10 @@ def main() -> None:
         parts[name] = getattr(importlib.import_module(f"benchmarks.{module}"), function)(settings)
         parts[name].judged = not options.quick
         print(table(name, parts[name]), flush=True)
-    if options.json:
-        options.json.write_text(json.dumps(as_data(parts), indent=1) + "\n", encoding="utf-8")
-    if options.markdown:
-        options.markdown.write_text(document(parts), encoding="utf-8")
+        if options.json:  # after each part, so that what was measured is not lost
+            options.json.write_text(json.dumps(as_data(parts), indent=1) + "\n", encoding="utf-8")
+        if options.markdown:
+            options.markdown.write_text(document(parts), encoding="utf-8")
     sys.stdout.flush()
     os._exit(0)  # some peers leave threads behind
 
@@ -61,7 +61,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--quick", action="store_true", help="little work: only whether it runs")
-    parser.add_argument("--rounds", type=int, help="how often each contestant runs, instead of each part's own number")
+    parser.add_argument("--rounds", type=int, help="at most so many rounds; each part has its own number")
     parser.add_argument("--without-peers", action="store_true", help="leave out other libraries")
     parser.add_argument("--recipe", help="of the part accuracy, as JSON")
     parser.add_argument("--profile", choices=("mlp", "cnn", "bfloat16", "dcgan"), help="a step, op by op, instead")

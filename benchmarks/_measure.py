@@ -27,7 +27,7 @@ class Settings:
 
     def number(self, full: int, quick: int = 2) -> int:
         """Return the number of rounds."""
-        return quick if self.quick else self.rounds or full
+        return quick if self.quick else min(full, self.rounds or full)
 
     def size(self, full: int, quick: int) -> int:
         """Return how large the work is."""
@@ -100,17 +100,19 @@ def measure(
     *,
     clock: Callable[[], float] = process_time,
     check: Callable[[str, Any], None] | None = None,
+    warm_up: bool = True,
 ) -> Times:
-    """Run each contestant in turn, *rounds* times, after a turn that is not counted.
+    """Run each contestant in turn, *rounds* times.
 
     Args:
         contestants: Name -> a function that prepares and returns what is to be timed.
         rounds: How many turns count; the order is turned round each time.
         clock: `process_time` is the time of all threads of this process, `perf_counter` that on the wall.
         check: Given the name and the result after each turn; raises where the work was not the same.
+        warm_up: Whether a turn that is not counted comes first.
     """
     times = Times({name: [] for name in contestants})
-    for turn in range(rounds + 1):
+    for turn in range(0 if warm_up else 1, rounds + 1):
         names = list(contestants) if turn % 2 else list(reversed(contestants))
         for name in names:
             run = contestants[name]()

@@ -47,16 +47,14 @@ def as_data(parts: dict[str, Part]) -> dict[str, Any]:
 def document(parts: dict[str, Part]) -> str:
     """Return the page that keeps the last printed table."""
     here = machine()
-    judged = [row for part in parts.values() for row in part.rows if row.met is not None]
-    head = [
-        "# Results",
-        "",
+    judged = [row for part in parts.values() if part.judged for row in part.rows if row.met is not None]
+    head = (
+        "# Results\n\n"
         f"Last run of `python -m benchmarks`: {here['processor']}, torch {here['torch']}, Python {here['python']}, "
         f"{here['date']}, load {here['load']}. Medians and quartiles over interleaved rounds; ratios are taken round "
-        f"by round. {sum(bool(row.met) for row in judged)} of {len(judged)} targets met.",
-        "",
-    ]
-    return "\n".join([*head, *(table(name, part) for name, part in parts.items())])
+        f"by round. {sum(bool(row.met) for row in judged)} of {len(judged)} targets met.\n"
+    )
+    return "\n".join([head, *(table(name, part) for name, part in parts.items())])
 
 
 def _part(part: Part) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from benchmarks._measure import Part, Row, Settings, Times, measure, threads
 from benchmarks._work import Work, train
 from torchbasics import training
 
+_FEW = 200_000
+
 
 def growth(settings: Settings) -> Part:
     """Growth with samples, batch size, parameters and workers; microseconds of CPU time a step, one thread."""
@@ -28,8 +30,7 @@ def growth(settings: Settings) -> Part:
             rows += _compared(f"{count:,} parameters", work, settings)
         rows += _workers(settings)
     notes = [
-        "samples: 8 values each, a small network, batch 100: each figure is of whole calls of `fit` or of the loop with "
-        "its order, at least 1,000 steps of them; cost per step of the most samples against that of 10,000",
+        f"samples: 8 values each, a small network, batch 100, {_FEW:,} samples or more a figure, of whole calls",
         "workers: a dataset read sample by sample; wall time of an epoch",
     ]
     return Part(growth.__doc__ or "", rows, notes)
@@ -40,14 +41,13 @@ def _samples(settings: Settings) -> list[Row]:
     times = Times()
     for n in sizes:
         work = _work(8, 16, n, 100)
-        epochs = 1 if settings.quick else max(1, 100_000 // n)
+        epochs = 1 if settings.quick else max(1, _FEW // n)
         loops = {f"bare loop, {n:,} samples": _epochs(work, epochs), f"fit, {n:,} samples": work.fit(epochs=epochs)}
-        measured = measure(loops, settings.number(1 if n >= 10**6 else 5, quick=1))
+        measured = measure(loops, settings.number(5, quick=1) if n < 10**6 else 1, warm_up=n < 10**6)
         scale = 1 / (work.steps() * epochs)
         times |= {name: [seconds * scale for seconds in values] for name, values in measured.items()}
     rows = times.rows("us", 1e6)
     rows += [times.ratio(f"fit, {n:,} samples", f"bare loop, {n:,} samples") for n in sizes]
-    few = times.row(f"fit, {sizes[1]:,} samples", "us", 1).median
     for who in ("fit", "bare loop"):
         few = times.row(f"{who}, {sizes[1]:,} samples", "us", 1).median
         many = times[f"{who}, {sizes[-1]:,} samples"]
