@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks._measure import Settings
-from benchmarks._report import as_data, document, machine, table
+from benchmarks._report import as_data, document, machine, now, parts_of, table
 
 if TYPE_CHECKING:
     from benchmarks._measure import Part
@@ -44,11 +44,14 @@ def main() -> None:
         return
     print(f"{machine()}\n", flush=True)
     parts: dict[str, Part] = {}
+    if options.only and options.json and options.json.is_file():
+        parts = parts_of(json.loads(options.json.read_text(encoding="utf-8")))
     for name in options.only or PARTS:
         module, _, function = PARTS[name].partition(":")
         parts[name] = getattr(importlib.import_module(f"benchmarks.{module}"), function)(settings)
-        parts[name].judged = not options.quick
+        parts[name].judged, parts[name].taken = not options.quick, f"({now()})"
         print(table(name, parts[name]), flush=True)
+        parts = {known: parts[known] for known in PARTS if known in parts}
         if options.json:  # after each part, so that what was measured is not lost
             options.json.write_text(json.dumps(as_data(parts), indent=1) + "\n", encoding="utf-8")
         if options.markdown:
@@ -65,7 +68,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--without-peers", action="store_true", help="leave out other libraries")
     parser.add_argument("--recipe", help="of the part accuracy, as JSON")
     parser.add_argument("--profile", choices=("mlp", "cnn", "bfloat16", "dcgan"), help="a step, op by op, instead")
-    parser.add_argument("--json", type=Path, help="a file for all figures")
+    parser.add_argument("--json", type=Path, help="a file for all figures; with --only those of other parts stay in it")
     parser.add_argument("--markdown", type=Path, help="a file for the tables")
     return parser.parse_args()
 

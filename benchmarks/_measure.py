@@ -42,6 +42,7 @@ class Row:
     values: list[float]
     unit: str
     target: float | None = None
+    comparison: bool = False
 
     @property
     def median(self) -> float:
@@ -70,6 +71,7 @@ class Part:
     rows: list[Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     judged: bool = True  # whether the figures are good for more than seeing that they are there
+    taken: str = ""  # when, and under which load
 
 
 class Times(dict[str, list[float]]):
@@ -86,12 +88,12 @@ class Times(dict[str, list[float]]):
     def ratio(self, one: str, other: str, target: float | None = None) -> Row:
         """Compare two contestants round by round."""
         pairs = zip(self[one], self[other], strict=True)
-        return Row(f"**{one} / {other}**", [a / b for a, b in pairs], "", target)
+        return Row(f"{one} / {other}", [a / b for a, b in pairs], "", target, comparison=True)
 
     def over(self, one: str, other: str, unit: str, scale: float, target: float | None = None) -> Row:
         """Return what *one* takes more than *other*, round by round."""
         pairs = zip(self[one], self[other], strict=True)
-        return Row(f"**{one} over {other}**", [(a - b) * scale for a, b in pairs], unit, target)
+        return Row(f"{one} over {other}", [(a - b) * scale for a, b in pairs], unit, target, comparison=True)
 
 
 def measure(

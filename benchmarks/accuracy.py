@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from benchmarks._measure import Part, Settings, Times, threads
+from benchmarks._measure import Part, Row, Settings, Times, threads
 from benchmarks._work import TutorialCNN, image_work, images, train, tutorial_loader
 from torchbasics import models, training
 
@@ -43,7 +43,7 @@ def accuracy(settings: Settings) -> Part:
             reached.append(best)
     row = times.ratio(names[1], names[0], 1.0)
     mean = sum(row.values) / len(row.values)
-    rows = [*times.rows("s", 1), row, type(row)("**the same, mean of the seeds**", [mean], "", 1.0)]
+    rows = [*times.rows("s", 1), row, Row("the same, mean of the seeds", [mean], "", 1.0, comparison=True)]
     notes = [
         what,
         f"recipe: {json.dumps(recipe)}; validation on the whole test set after each epoch is inside the clock",

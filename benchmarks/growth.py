@@ -52,7 +52,7 @@ def _samples(settings: Settings) -> list[Row]:
         few = times.row(f"{who}, {sizes[1]:,} samples", "us", 1).median
         many = times[f"{who}, {sizes[-1]:,} samples"]
         target = 1.1 if who == "fit" else None
-        rows.append(Row(f"**{who}: {sizes[-1]:,} / {sizes[1]:,} samples**", [v / few for v in many], "", target))
+        rows.append(Row(f"{who}: {sizes[-1]:,} / {sizes[1]:,} samples", [v / few for v in many], "", target, True))
     return rows
 
 

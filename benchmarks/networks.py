@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks._measure import Part, Settings, measure, same, threads
+from benchmarks._measure import Part, Row, Settings, measure, same, threads
 from benchmarks._work import CLOSE, TutorialCNN, images, tutorial_loader
 from torchbasics import data, models, training
 
@@ -43,7 +43,7 @@ def rnn(settings: Settings) -> Part:
     tasks = [f"{cell} {task}" for task in ("training", "inference") for cell in CELLS]
     ratios = [times.ratio(f"StackedRNN {task}", f"torch.nn {task}", 1.02) for task in tasks]
     best = min(ratios[:3], key=lambda row: row.median)
-    best_of = type(best)(f"**best of the three in training: {best.name.strip('*')}**", best.values, "", 0.85)
+    best_of = Row(f"best of the three in training: {best.name}", best.values, "", 0.85, comparison=True)
     return Part(rnn.__doc__ or "", [*rows, *ratios, best_of], ["equal results afterwards (1e-4)"])
 
 

@@ -47,7 +47,7 @@ def command(settings: Settings) -> Part:
     times = _in_turns({"python -c pass": partial(_wall_time, "-c", "pass"), **contestants}, settings.number(15))
     rows = [times.row("python -c pass", "s", 1), *(times.row(name, "s", 1, 0.15) for name in lines)]
     for row in rows[1:]:
-        row.name = f"**torchbasics {row.name}**"
+        row.name, row.comparison = f"torchbasics {row.name}", True
     return Part(command.__doc__ or "", rows)
 
 

@@ -129,3 +129,12 @@ def test_a_table_says_which_targets_are_met(benchmarks: Any) -> None:
     assert "| never | never s | never to never |  |  |" in printed
     assert "1 of 2 targets met" in report.document({"part": measure.Part("Title.", rows)})
     assert report.as_data({"part": measure.Part("Title.", rows)})["parts"]["part"]["rows"][2]["median"] is None
+
+
+def test_figures_are_read_back_as_they_were(benchmarks: Any) -> None:
+    """So that one part can be measured again, and the others stay."""
+    measure, report = benchmarks("_measure"), benchmarks("_report")
+    rows = [measure.Row("a / b", [0.5, 0.25], "", 1.0, True), measure.Row("never", [float("inf")], "s")]
+    parts = {"part": measure.Part("Title.", rows, ["a note"], False, "(today)")}
+
+    assert report.parts_of(json.loads(json.dumps(report.as_data(parts)))) == parts
