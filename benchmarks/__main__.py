@@ -38,7 +38,9 @@ def main() -> None:
     """Measure, print the tables, and write them."""
     options = _options()
     warnings.simplefilter("ignore")  # of the peers
-    settings = Settings(options.quick, options.rounds, not options.without_peers, options.recipe)
+    settings = Settings(
+        options.quick, options.rounds, not options.without_peers, options.recipe, options.share, options.busy
+    )
     if options.profile:
         importlib.import_module("benchmarks.profile").show(options.profile, settings)
         return
@@ -50,6 +52,10 @@ def main() -> None:
         module, _, function = PARTS[name].partition(":")
         parts[name] = getattr(importlib.import_module(f"benchmarks.{module}"), function)(settings)
         parts[name].judged, parts[name].taken = not options.quick, f"({now()})"
+        if options.busy:
+            parts[name].notes.insert(0, "`--busy`: processor time of one thread instead of the wall's with two")
+        if options.share < 1:
+            parts[name].notes.insert(0, f"`--share {options.share:g}` of the 60,000 images")
         print(table(name, parts[name]), flush=True)
         parts = {known: parts[known] for known in PARTS if known in parts}
         if options.json:  # after each part, so that what was measured is not lost
@@ -65,6 +71,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--quick", action="store_true", help="little work: only whether it runs")
     parser.add_argument("--rounds", type=int, help="at most so many rounds; each part has its own number")
+    parser.add_argument("--share", type=float, default=1.0, help="of the training images, for less time")
+    parser.add_argument("--busy", action="store_true", help="others use this machine: no times on the wall, one thread")
     parser.add_argument("--without-peers", action="store_true", help="leave out other libraries")
     parser.add_argument("--recipe", help="of the part accuracy, as JSON")
     parser.add_argument("--profile", choices=("mlp", "cnn", "bfloat16", "dcgan"), help="a step, op by op, instead")

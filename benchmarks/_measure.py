@@ -7,7 +7,7 @@ import math
 import statistics
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from time import process_time
+from time import perf_counter, process_time
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +24,8 @@ class Settings:
     rounds: int | None = None
     peers: bool = True
     recipe: str | None = None
+    share: float = 1.0
+    busy: bool = False
 
     def number(self, full: int, quick: int = 2) -> int:
         """Return the number of rounds."""
@@ -32,6 +34,18 @@ class Settings:
     def size(self, full: int, quick: int) -> int:
         """Return how large the work is."""
         return quick if self.quick else full
+
+    def images(self) -> tuple[int, int]:
+        """Return how many images there are to train and to test with."""
+        return (500, 200) if self.quick else (round(60_000 * self.share), 10_000)
+
+    def threads(self) -> int:
+        """Return the threads of what is measured on the wall."""
+        return 1 if self.quick or self.busy else 2
+
+    def clock(self) -> Callable[[], float]:
+        """Return the clock of what is measured on the wall."""
+        return process_time if self.busy else perf_counter
 
 
 @dataclass

@@ -31,7 +31,7 @@ def now() -> str:
     return f"{date}, load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else date
 
 
-def table(name: str, part: Part) -> str:
+def table(part_name: str, part: Part) -> str:
     """Return the part in Markdown."""
     lines = [
         f"### {name}",
@@ -45,9 +45,9 @@ def table(name: str, part: Part) -> str:
         met = {None: "", True: "yes", False: "**no**"}[row.met if part.judged else None]
         target = "" if row.target is None else f"at most {row.target:g} {row.unit}".rstrip()
         low, high = (_figure(value, row.unit) for value in row.quartiles)
-        lines.append(
-            f"| {row.name} | {_figure(row.median, row.unit)} {row.unit} | {low} to {high} | {target} | {met} |"
-        )
+        name = f"**{row.name}**" if row.comparison else row.name
+        median = f"{_figure(row.median, row.unit)} {row.unit}".rstrip()
+        lines.append(f"| {name} | {median} | {low} to {high} | {target} | {met} |")
     lines += ["", *(f"- {note}" for note in part.notes)] if part.notes else []
     return "\n".join([*lines, ""])
 

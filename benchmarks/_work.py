@@ -158,7 +158,7 @@ def images(train: int, test: int) -> tuple[data.Images, data.Images, str]:
 
 def image_work(make: Callable[[], nn.Module], settings: Settings, n: int = 60_000, **options: Any) -> Work:
     """Return the work of a classifier of *n* images, as float tensors."""
-    train, _, _ = images(settings.size(60_000, 500), settings.size(10_000, 200))
+    train, _, _ = images(*settings.images())
     return Work(make, train.inputs[:n], train.targets[:n], **options)
 
 
@@ -185,7 +185,7 @@ def tutorial_set(train: bool, n: int, m: int) -> Any:
 
 def tutorial_loader(settings: Settings, *, train: bool, seed: int = 0) -> DataLoader[Any]:
     """Return the tutorial's loader; the order is `torchbasics.data.order`'s instead of a random one."""
-    dataset = tutorial_set(train, settings.size(60_000, 500), settings.size(10_000, 200))
+    dataset = tutorial_set(train, *settings.images())
     return DataLoader(dataset, batch_size=100, sampler=data.order(len(dataset), seed, 0).tolist())
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -75,7 +74,7 @@ def _run_rnn(model: nn.Module, inputs: Tensor, repeats: int) -> Tensor:
 
 def dcgan(settings: Settings) -> Part:
     """DCGAN 32x32: 256 samples, and an epoch on 1,000 images, batch 100; ms on the wall, 2 threads."""
-    train, _, what = images(settings.size(60_000, 500), settings.size(10_000, 200))
+    train, _, what = images(*settings.images())
     train = train[: settings.size(1000, 100)]
     count = settings.size(256, 4)
     torch.manual_seed(0)
@@ -95,8 +94,8 @@ def dcgan(settings: Settings) -> Part:
         expected = seen.setdefault(kind, value.abs().mean().item())
         same(name, value.abs().mean().item(), expected, 0.05 if kind == "train" else CLOSE)
 
-    with threads(settings.size(2, 1)):
-        times = measure(contestants, settings.number(5), clock=perf_counter, check=check)
+    with threads(settings.threads()):
+        times = measure(contestants, settings.number(5), clock=settings.clock(), check=check)
     rows = [
         *times.rows("ms", 1e3),
         times.ratio("DCGAN.sample", "sampling by hand"),
@@ -163,7 +162,7 @@ def _gan_loop(train: data.Images, *, channels_last: bool) -> Callable[[], Tensor
 
 def evaluation(settings: Settings) -> Part:
     """Evaluation of 10,000 images, the tutorial's network; seconds on the wall, 2 threads."""
-    _, test, what = images(settings.size(60_000, 500), settings.size(10_000, 200))
+    _, test, what = images(*settings.images())
     torch.manual_seed(0)
     theirs, ours = TutorialCNN(), models.CNNModel()
     ours.load_state_dict(theirs.state_dict())
@@ -183,8 +182,8 @@ def evaluation(settings: Settings) -> Part:
         if abs(accuracy - expected) > (0.02 if "bfloat16" in name else 2 / len(test)):
             raise SystemExit(f"{name} counted {accuracy!r}, expected {expected!r}: not the same work")
 
-    with threads(settings.size(2, 1)):
-        times = measure(contestants, settings.number(7), clock=perf_counter, check=check)
+    with threads(settings.threads()):
+        times = measure(contestants, settings.number(7), clock=settings.clock(), check=check)
     rows = [
         *times.rows("s", 1),
         times.ratio("evaluate", "the tutorial's loop", 0.45),

@@ -23,7 +23,7 @@ SHOWN = 25
 def show(name: str, settings: Settings) -> None:
     """Print the milliseconds of one thread in each op, a step of `fit`, the most first."""
     make, options = CASES[name]
-    train = images(settings.size(60_000, 500), settings.size(10_000, 200))[0][: settings.size(5000, 200)]
+    train = images(*settings.images())[0][: settings.size(5000, 200)]
     options = {"epochs": 1, "batch_size": 100, "progress": False, **options}
     steps = -(-len(train) // 100)
     with threads(1):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -59,7 +58,7 @@ _STEP_NOTE = (
 
 def mlp_epoch(settings: Settings) -> Part:
     """MLP epoch on the 60,000 images, MLP 784-128-10, batch 100; seconds of CPU time, one thread."""
-    train, _, what = images(settings.size(60_000, 500), settings.size(10_000, 200))
+    train, _, what = images(*settings.images())
     work = image_work(mlp, settings)
     flat = Work(lambda: models.MLP(784, (128,), 10), work.inputs, work.targets)
     contestants = {
@@ -81,7 +80,7 @@ _TUTORIAL_NOTE = (
 
 def cnn_epoch(settings: Settings) -> Part:
     """CNN epoch on the 60,000 images, the tutorial's network, batch 100; seconds on the wall, 2 threads."""
-    train, _, what = images(settings.size(60_000, 500), settings.size(10_000, 200))
+    train, _, what = images(*settings.images())
     work = image_work(TutorialCNN, settings)
     ours = Work(models.CNNModel, work.inputs, work.targets)
     by_hand = Work(lambda: models.CNNModel().to(memory_format=torch.channels_last), work.inputs, work.targets)
@@ -97,8 +96,8 @@ def cnn_epoch(settings: Settings) -> Part:
         same_loss(name, model)
         same_bits(name, model)
 
-    with threads(settings.size(2, 1)):
-        times = measure(contestants, settings.number(3), clock=perf_counter, check=check)
+    with threads(settings.threads()):
+        times = measure(contestants, settings.number(3), clock=settings.clock(), check=check)
     rows = [
         *times.rows("s", 1),
         times.ratio("channels_last loop", "the tutorial's loop"),
@@ -116,8 +115,8 @@ def cnn_peers(settings: Settings) -> Part:
     ours = Work(models.CNNModel, work.inputs, work.targets)
     others, notes = peers(work, wanted=settings.peers)
     contestants = {"bare loop": work.loop(work.gathered), "fit": ours.fit(), **others}
-    with threads(settings.size(2, 1)):
-        times = measure(contestants, settings.number(3), clock=perf_counter, check=work.check(2e-2))
+    with threads(settings.threads()):
+        times = measure(contestants, settings.number(3), clock=settings.clock(), check=work.check(2e-2))
     rows = [*times.rows("s", 1), *(times.ratio("fit", name) for name in ("bare loop", *others))]
     return Part(cnn_peers.__doc__ or "", rows, notes)
 

@@ -49,6 +49,7 @@ def test_a_part_prints_a_table_and_writes_json(tmp_path: Path) -> None:
     assert "| | median | quartiles | target | met |" in printed
     assert "at most 1.03" in printed
     assert "**no**" not in printed
+    assert "| **fit / bare loop** |" in printed
     rows = {row["name"]: row for row in figures["parts"]["step"]["rows"]}
     assert len(rows["bare loop"]["values"]) == 2
     assert rows["fit / bare loop"]["target"] == 1.03
@@ -119,14 +120,14 @@ def test_a_table_says_which_targets_are_met(benchmarks: Any) -> None:
     rows = [
         measure.Row("fast", [0.5], "", 1.0),
         measure.Row("slow", [2.0], "s", 1.0),
-        measure.Row("never", [float("inf")], "s"),
+        measure.Row("a / b", [float("inf")], "", comparison=True),
     ]
 
     printed = report.table("part", measure.Part("Title.", rows, ["a note"]))
 
-    assert "| fast | 0.500  | 0.500 to 0.500 | at most 1 | yes |" in printed
+    assert "| fast | 0.500 | 0.500 to 0.500 | at most 1 | yes |" in printed
     assert "| slow | 2 s | 2 to 2 | at most 1 s | **no** |" in printed
-    assert "| never | never s | never to never |  |  |" in printed
+    assert "| **a / b** | never | never to never |  |  |" in printed
     assert "1 of 2 targets met" in report.document({"part": measure.Part("Title.", rows)})
     assert report.as_data({"part": measure.Part("Title.", rows)})["parts"]["part"]["rows"][2]["median"] is None
 
