@@ -81,7 +81,7 @@ def files(settings: Settings) -> Part:
 
 def memory(settings: Settings) -> Part:
     """Peak memory of training, more than the process had before; MB, fresh processes."""
-    n = settings.size(60_000, 300)
+    n = settings.images()[0]
     cases = {"mlp": ("mlp",), "cnn": ("cnn",), "mlp, warm": ("mlp", "warm"), "cnn, warm": ("cnn", "warm")}
     figures = Times()
     for _ in range(settings.number(3, quick=1)):
