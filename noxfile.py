@@ -48,5 +48,13 @@ def tests(session: nox.Session, torch: str) -> None:
     session.run("python", "-m", "pytest", "-n", "2", *options, *session.posargs)
 
 
+@nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """Figures side by side with other libraries; ``nox -s bench -- --quick`` only sees that they can be taken."""
+    session.install(*TORCHES["newest"], ".[all]", *group("bench"))
+    results = ("--markdown", "benchmarks/RESULTS.md", "--json", "benchmarks/RESULTS.json")
+    session.run("python", "-m", "benchmarks", *(session.posargs or results))
+
+
 if __name__ == "__main__":
     nox.main()

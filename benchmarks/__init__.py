@@ -1,0 +1,1 @@
+"""Measurements side by side: ``python -m benchmarks``; ``--quick`` only sees that they run."""
