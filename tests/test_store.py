@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -92,6 +93,11 @@ def test_everything_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkey
     assert done[3:] == ["rename", f"fsync {tmp_path.name}"[:16]]
 
 
+def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
+    """With a digest that holds, so that what is wrong with it otherwise is seen."""
+    (path / "manifest.json").write_text(json.dumps({**manifest, "digest": _store._digest(manifest)}))
+
+
 def flip(path: Path, byte: int = 700) -> None:
     content = bytearray(path.read_bytes())
     content[byte % len(content)] ^= 1
@@ -117,16 +123,16 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "deep manifest": (lambda p: (p / "manifest.json").write_text("[" * 10**5), "damaged", "manifest.json is none"),
     "list for manifest": (lambda p: (p / "manifest.json").write_text("[]"), "damaged", "manifest.json is none"),
     "manifest of nothing": (
-        lambda p: (p / "manifest.json").write_text('{"format": 1, "files": {}}'), "damaged", "it lists the files",
+        lambda p: write_manifest(p, {"format": 1, "files": {}}), "damaged", "it lists the files",
     ),
     "manifest of others": (
-        lambda p: (p / "manifest.json").write_text(
-            '{"format": 1, "files": {"../state.pt": {"size": 0, "sha256": ""}, "state.pt": {"size": 0, "sha256": ""}}}'
+        lambda p: write_manifest(
+            p, {"format": 1, "files": {name: {"size": 0, "sha256": ""} for name in ("../state.pt", "state.pt")}}
         ),
         "damaged", r"it lists the files '../state.pt', 'state.pt'",
     ),
     "other format": (
-        lambda p: (p / "manifest.json").write_text('{"format": 99}'),
+        lambda p: write_manifest(p, {"format": 99}),
         "format-version", "has format version 99, this torchbasics reads 1; go on with the torchbasics that wrote it",
     ),
 }  # fmt: skip
@@ -157,6 +163,58 @@ def test_every_flipped_bit_of_the_state_is_found(tmp_path: Path) -> None:
             _store.read(path)
         flip(file, place)
     _store.read(path)
+
+
+def test_every_flipped_bit_of_the_manifest_is_found_or_changes_nothing(tmp_path: Path) -> None:
+    """All of them; what changes nothing is the space between words."""
+    path = write(tmp_path)
+    file = path / "manifest.json"
+    content, expected = file.read_bytes(), json.loads(file.read_bytes())
+    for bit in range(8 * len(content)):
+        changed = bytearray(content)
+        changed[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(changed)
+        with suppress(CheckpointError):
+            _store.read(path)
+            assert json.loads(bytes(changed)) == expected
+
+
+def test_a_failure_that_is_none_of_the_file_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A good checkpoint is not passed over because memory is short, nor for what this torch cannot read."""
+    write(tmp_path, 4)
+    newest = write(tmp_path, 8)
+
+    def fail(error: Exception) -> Callable[..., Any]:
+        def load(*args: object, **options: object) -> None:
+            raise error
+
+        return load
+
+    monkeypatch.setattr(torch, "load", fail(MemoryError("not enough memory")))
+    with pytest.raises(MemoryError, match="not enough memory"):
+        _store.newest(tmp_path)
+    monkeypatch.setattr(torch, "load", fail(RuntimeError("Unsupported global: GLOBAL new.Thing")))
+    with pytest.raises(CheckpointError, match=r"cannot be read without running code: Unsupported global") as caught:
+        _store.newest(tmp_path)
+    assert caught.value.reason == "unsafe"
+    assert newest.is_dir()
+
+
+def test_a_folder_is_held_by_one_run_of_this_process(tmp_path: Path) -> None:
+    """A second is refused, and does not give away the lock of the first; what was made for nothing goes again."""
+    folder = tmp_path / "a" / "b"
+    with _store.locked(folder):
+        for _ in range(2):
+            with (
+                pytest.raises(RuntimeError, match=r"another run is writing to .*b'; wait for its end"),
+                _store.locked(folder),
+            ):
+                pass
+        assert names(folder) == [".lock"]
+    assert names(tmp_path) == []
+    with _store.locked(folder):
+        write(folder)
+    assert names(folder) == ["step-00000012"]
 
 
 @pytest.mark.parametrize("damage", [name for name in DAMAGE if name != "other format"])
@@ -191,7 +249,8 @@ def test_a_whole_file_with_another_thing_in_it_is_refused(tmp_path: Path) -> Non
     manifest = json.loads((path / "manifest.json").read_text())
     manifest["files"] = {"state.pt": _store._write(path / "again", lambda file: torch.save([1], file))}
     (path / "again").replace(path / "state.pt")
-    (path / "manifest.json").write_text(json.dumps(manifest))
+    del manifest["digest"]
+    write_manifest(path, manifest)
 
     with pytest.raises(CheckpointError, match=r"is no checkpoint: state\.pt holds list"):
         _store.read(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -43,7 +44,7 @@ class Checkpoints:
         keep: How many of the newest stay, beside the best.
         found: The one to go on from.
         damaged: Those that were passed over.
-        origin: The checkpoint elsewhere that the run was told to go on from, None = there is none.
+        origin: The checkpoint that the run was told to go on from, seen from the folder; None = there is none.
     """
 
     folder: Path
@@ -118,29 +119,31 @@ class Checkpointer(Callback):
 
     def on_epoch(self, state: State) -> None:
         """Write after each epoch or after the last one, and after the best."""
-        best = self._is_best(state)
-        if best or self.options.every is None or state.stopped or len(state.history) == state.recipe.epochs:
-            self.save(best=best)
+        best = self._better(state)
+        done = state.stopped or len(state.history) == state.recipe.epochs
+        if best is not None or self.options.every is None or done:
+            self.save(best)
 
     def on_stop(self, state: State) -> None:
         """Write where a signal or the time limit ends the run."""
         self.save()
 
-    def save(self, *, best: bool = False) -> None:
-        """Write a checkpoint, then delete those that are no longer needed; a failure is a warning.
+    def save(self, best: float | None = None) -> None:
+        """Write a checkpoint, the *best* so far where that is given, then delete those that are no longer needed.
 
         Warns:
             RuntimeWarning: it could not be written; those before it are still there.
         """
-        folder, step, best_name = self.options.folder, self.run.state.step, self.best_name
+        folder, step, before = self.options.folder, self.run.state.step, (self.best, self.best_name)
         try:
             path = _store.place(folder, step)
-            self.best_name = path.name if best else best_name
+            if best is not None:
+                self.best, self.best_name = best, path.name
             _store.write(path, {**self.identity, "random": _random.get_state(), **self.run.state_dict()}, step)
         except NonFiniteError:  # news of an update before this one
             raise
         except Exception as e:  # a full disk, a folder that is gone, a value that is no plain data
-            self.best_name = best_name
+            self.best, self.best_name = before
             text = f"the checkpoint at step {step} could not be saved in {str(folder)!r}: {e}; training goes on, "
             warnings.warn(text + "and those before it are kept", RuntimeWarning, stacklevel=2)
             return
@@ -151,17 +154,14 @@ class Checkpointer(Callback):
             text = f"old checkpoints in {str(folder)!r} could not be deleted: {e}; training goes on"
             warnings.warn(text, RuntimeWarning, stacklevel=2)
 
-    def _is_best(self, state: State) -> bool:
-        """Whether the epoch is the best so far, by what early stopping watches, else by the validation loss."""
+    def _better(self, state: State) -> float | None:
+        """Return the epoch's score if it is the best so far: what early stopping watches, else the validation loss."""
         stopping = state.recipe.early_stopping
         name = (stopping.monitor if isinstance(stopping, EarlyStopping) else None) or "validation_loss"
         if name not in state.history[-1]:
-            return False
+            return None
         value = score(state.history[-1], name)
-        if self.best is not None and not value > self.best:
-            return False
-        self.best = value
-        return True
+        return value if self.best is None or value > self.best else None
 
     def state_dict(self) -> dict[str, Any]:
         """Return which checkpoint is the best."""
@@ -216,24 +216,25 @@ def _find(made: Checkpoints, folder: Path) -> None:
 
 def _find_given(made: Checkpoints, given: Path) -> None:
     """Find the checkpoint that *given* is, or the newest in it; the same call again goes on with what it wrote."""
+    here, there = made.folder.resolve(), given.resolve()
+    origin = Path(os.path.relpath(there, here)).as_posix()  # both may be moved
+    if there != here:
+        _find(made, made.folder)
+        if made.found is not None and made.origin == origin:
+            return
+    own, made.found = made.found, None
     if (given / _store.MANIFEST).exists() or (given.is_dir() and given.name.startswith("step-")):
-        found = Found(given, _store.read(given))
+        made.found = Found(given, _store.read(given))
     else:
         _find(made, given)
-        if made.found is None:
-            raise FileNotFoundError(f"no checkpoint in {str(given)!r}; start one with resume='auto'")
-        found, made.found = made.found, None
-    origin = str(given.resolve())
-    if given.resolve() != made.folder.resolve():
-        _find(made, made.folder)
-    if made.found is None or made.found.path.resolve() == found.path.resolve():
-        inside = found.path.resolve().parent == made.folder.resolve()
-        made.found, made.origin = found, found.state["origin"] if inside else origin
-    elif made.origin != origin:
+    if made.found is None:
+        raise FileNotFoundError(f"no checkpoint in {str(given)!r}; start one with resume='auto'")
+    if own is not None and own.path.resolve() != made.found.path.resolve():
         raise FileExistsError(
-            f"{str(made.folder)!r} holds {made.found.path.name}, which does not come from {str(given)!r}; give another "
+            f"{str(made.folder)!r} holds {own.path.name}, which does not come from {str(given)!r}; give another "
             "checkpoint folder, or delete the checkpoints that are not wanted any more"
         )
+    made.origin = origin
 
 
 def check(found: Found, now: Mapping[str, Any], model: nn.Module, resume: Resume) -> str:

@@ -107,27 +107,20 @@ def fit(
     if epochs is not None:
         options = {**options, "epochs": epochs}  # type: ignore[typeddict-unknown-key]  # make_recipe takes it
     chosen = make_recipe(recipe, **options)
-    make_metrics(metrics)  # unknown names are told before anything is run
-    make_augmentation(chosen.augment)
-    if time_limit is not None:
-        _checks.positive("time_limit", time_limit)
-    if not isinstance(callbacks, (list, tuple)):
-        raise TypeError(f"callbacks must be a list of objects, got {callbacks!r}")
-    if progress not in (None, True, False):
-        raise TypeError(f"progress must be None, True or False, got {progress!r}")
-    if checkpoint_every is not None:
-        _checks.positive_int("checkpoint_every", checkpoint_every)
-    kept = _checkpoint.open_folder(checkpoint, checkpoint_every, _checks.positive_int("keep", keep), resume)
-    seed = chosen.seed if chosen.seed is not None else kept.seed if kept is not None else None
-    seed = int(torch.randint(2**31, ())) if seed is None else seed
-    if isinstance(validation, float):
-        train, validation = split_data(train, targets, validation, seed)
-        targets = None
-    batches = _train_batches(train, targets, chosen, workers, seed, options)
-    held_out = None if validation is None else _validation_batches(validation, seed, workers)
-    step = make_step(chosen.step, model)
-    chosen = _resolve(chosen, step.defaults, model, batches)
+    _check_arguments(chosen, metrics, checkpoint_every, keep, progress, callbacks, time_limit)
     with ExitStack() as stack:
+        if checkpoint is not None:
+            stack.enter_context(_store.locked(Path(checkpoint)))
+        kept = _checkpoint.open_folder(checkpoint, checkpoint_every, keep, resume)
+        seed = chosen.seed if chosen.seed is not None else kept.seed if kept is not None else None
+        seed = int(torch.randint(2**31, ())) if seed is None else seed
+        if isinstance(validation, float):
+            train, validation = split_data(train, targets, validation, seed)
+            targets = None
+        batches = _train_batches(train, targets, chosen, workers, seed, options)
+        held_out = None if validation is None else _validation_batches(validation, seed, workers)
+        step = make_step(chosen.step, model)
+        chosen = _resolve(chosen, step.defaults, model, batches)
         if kept is not None:
             kept.set_threads(stack)
         here = _place(model, device, chosen, stack)
@@ -149,9 +142,25 @@ def fit(
             parts.append(TensorBoard(log_dir, held_out or batches, classes))
         parts += make_progress(progress)
         if kept is not None:
-            stack.enter_context(_store.locked(kept.folder))
             parts = kept.attach(run, resume, seed, parts)
         return run.go(parts)
+
+
+def _check_arguments(
+    recipe: Recipe, metrics: Any, every: int | None, keep: int, progress: Any, callbacks: Any, time_limit: Any
+) -> None:
+    """Check what needs no data and no model, before anything is run."""
+    make_metrics(metrics)
+    make_augmentation(recipe.augment)
+    if time_limit is not None:
+        _checks.positive("time_limit", time_limit)
+    if not isinstance(callbacks, (list, tuple)):
+        raise TypeError(f"callbacks must be a list of objects, got {callbacks!r}")
+    if progress not in (None, True, False):
+        raise TypeError(f"progress must be None, True or False, got {progress!r}")
+    if every is not None:
+        _checks.positive_int("checkpoint_every", every)
+    _checks.positive_int("keep", keep)
 
 
 def _train_batches(train: Any, targets: Any, recipe: Recipe, workers: int, seed: int, options: Any) -> Batches:

@@ -1,8 +1,8 @@
 """Where checkpoints lie: a folder for each, which is there whole or not at all.
 
-``step-00000012/`` holds the state and a manifest with size and SHA-256 of every file. It is written beside its place
-and renamed when all of it is on the disk; a name that is there is not used again (the next one at step 12 is
-``step-00000012.2``), so nothing is ever written over.
+``step-00000012/`` holds the state and a manifest with size and SHA-256 of every file, and of itself. It is written
+beside its place and renamed when all of it is on the disk; a name that is there is not used again (the next one at step
+12 is ``step-00000012.2``), so nothing is ever written over.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import shutil
 import uuid
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,6 +29,7 @@ FORMAT = 1
 STATE = "state.pt"
 MANIFEST = "manifest.json"
 LOCK = ".lock"
+_HELD: set[Path] = set()  # folders that runs of this process write to
 _NAME = re.compile(r"step-(\d{8,})(?:\.(\d+))?")
 
 
@@ -57,8 +58,9 @@ def write(path: Path, state: Mapping[str, Any], step: int) -> None:
         temporary.mkdir()
         files = {STATE: _write(temporary / STATE, lambda file: torch.save(dict(state), file))}
         versions = {"torchbasics": torchbasics.__version__, "torch": torch.__version__}
-        manifest = json.dumps({"format": FORMAT, "step": step, **versions, "files": files}, indent=2)
-        _write(temporary / MANIFEST, lambda file: file.write(manifest.encode()))
+        manifest = {"format": FORMAT, "step": step, **versions, "files": files}
+        signed = json.dumps({**manifest, "digest": _digest(manifest)}, indent=2)
+        _write(temporary / MANIFEST, lambda file: file.write(signed.encode()))
         _files.sync_folder(temporary)
         read(temporary, mmap=True)
         temporary.rename(path)
@@ -91,6 +93,8 @@ def read(path: Path, *, mmap: bool = False) -> dict[str, Any]:
                 raise refuse(path, "damaged", f"is damaged: the SHA-256 of {name} is not that of its manifest")
     try:
         state = torch.load(path / STATE, map_location="cpu", weights_only=True, mmap=mmap)
+    except (OSError, MemoryError):  # the file is sound
+        raise
     except Exception as e:
         reason = str(e).partition("WeightsUnpickler error: ")[2] or str(e)  # torch's own advice is longer than a screen
         text = reason.strip().partition("\n")[0]
@@ -107,14 +111,14 @@ def newest(folder: Path) -> tuple[tuple[Path, dict[str, Any]] | None, set[Path]]
         RuntimeWarning: a damaged one was passed over.
 
     Raises:
-        CheckpointError: none can be read, or one is of another format, and so of use to another version.
+        CheckpointError: all are damaged; or one is whole and cannot be read, and so of use to another version.
     """
     damaged: set[Path] = set()
     for path in checkpoints(folder):
         try:
             return (path, read(path)), damaged
         except CheckpointError as e:
-            if e.reason == "format-version":
+            if e.reason not in ("damaged", "truncated"):
                 raise
             damaged.add(path)
             warnings.warn(f"{e}; it is passed over", RuntimeWarning, stacklevel=5)  # at the call of fit
@@ -137,28 +141,61 @@ def prune(folder: Path, keep: int, spare: Collection[Path], damaged: set[Path]) 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep the runs of other processes out of *folder* meanwhile, on systems and disks that have such locks.
+    """Keep other runs out of *folder* meanwhile: of this process, and where there are such locks, of others.
 
     Raises:
         RuntimeError: another run has it.
     """
+    mine = folder.resolve()
+    made = [path for path in (mine, *mine.parents) if not path.exists()]
+    if mine in _HELD:
+        raise _taken(folder)
+    with suppress(OSError):  # a file, or a disk that cannot be written to: saving tells of it
+        mine.mkdir(parents=True, exist_ok=True)
+    file = _locked_file(folder)
+    _HELD.add(mine)
+    try:
+        yield
+    finally:
+        _HELD.discard(mine)
+        if file is not None:
+            with suppress(OSError):
+                (mine / LOCK).unlink()
+            file.close()
+        with suppress(OSError):
+            for path in made:  # where nothing was written after all
+                path.rmdir()
+
+
+def _locked_file(folder: Path) -> BinaryIO | None:
+    """Return the open lock file, None where the system has no locks."""
     try:
         import fcntl
-
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / LOCK).open("ab")
-    except (ImportError, OSError):  # Windows; a folder that cannot be written to, as saving will tell
-        yield
-        return
-    with file:
+    except ImportError:  # Windows
+        return None
+    while True:
+        try:
+            file = (folder / LOCK).open("ab")
+        except OSError:
+            return None
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # goes with the process, and is not handed to workers
+            if os.path.samestat(os.fstat(file.fileno()), (folder / LOCK).stat()):
+                return file
         except (BlockingIOError, PermissionError) as e:
-            text = f"another run is writing to {str(folder)!r}; wait for its end, or give another checkpoint folder"
-            raise RuntimeError(text) from e
-        except OSError:  # a network's disk without locks
+            file.close()
+            raise _taken(folder) from e
+        except FileNotFoundError:  # the run before has just taken it away
             pass
-        yield
+        except OSError:  # a network's disk without locks
+            return file
+        file.close()
+
+
+def _taken(folder: Path) -> RuntimeError:
+    return RuntimeError(
+        f"another run is writing to {str(folder)!r}; wait for its end, or give another checkpoint folder"
+    )
 
 
 def clean(folder: Path) -> None:
@@ -207,6 +244,8 @@ def _write(path: Path, fill: Callable[[Any], object]) -> dict[str, Any]:
 def _manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((path / MANIFEST).read_bytes())
+        if manifest.pop("digest") != _digest(manifest):
+            raise ValueError("its digest does not match it")
         if manifest["format"] != FORMAT:
             text = f"has format version {manifest['format']!r}, this torchbasics reads {FORMAT!r}"
             raise refuse(path, "format-version", f"{text}; go on with the torchbasics that wrote it")
@@ -220,6 +259,11 @@ def _manifest(path: Path) -> dict[str, Any]:
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as e:
         raise refuse(path, "damaged", f"is damaged: {MANIFEST} is none ({e!r})") from e
     return manifest  # type: ignore[no-any-return]  # a dict, by its keys
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a manifest's content, in whatever form it is written; the same in all formats to come."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _position(name: str) -> tuple[int, int]:
