@@ -70,6 +70,35 @@ def test_a_run_that_crashed_ends_on_the_bits_of_the_one_that_did_not(name: str, 
     assert history == expected
 
 
+class Drifting(nn.Module):
+    """Its output depends on a buffer that ``state_dict`` leaves out, and that each batch moves."""
+
+    drift: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(6, 3)
+        self.register_buffer("drift", torch.zeros(6), persistent=False)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.drift += inputs.detach().mean(0)
+        return self.linear(inputs + self.drift)  # type: ignore[no-any-return]  # a tensor
+
+
+def test_buffers_that_no_state_dict_has_go_on_as_well(tmp_path: Path) -> None:
+    """They are in the checkpoint, beside the model's state."""
+    torch.manual_seed(0)
+    start = Drifting()
+    whole = copy.deepcopy(start)
+    quiet(whole, blobs(), epochs=3)
+
+    resumed = interrupted(start, tmp_path)
+
+    assert equal(resumed, whole)
+    assert torch.equal(resumed.drift, whole.drift)  # type: ignore[arg-type]  # a tensor
+
+
 def test_without_the_generators_the_comparison_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Positive control: dropout after the resume differs when the generators are not restored."""
     whole, start = make(), make()

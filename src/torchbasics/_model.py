@@ -161,5 +161,20 @@ def load_plain_state(model: nn.Module, state: Mapping[str, Any]) -> None:
     bare.load_state_dict({names.get(name, name): value for name, value in state.items()})
 
 
+def unsaved_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Return the buffers that ``state_dict()`` leaves out, ``persistent=False``, by their plain names."""
+    bare = unwrapped(model)
+    saved = bare.state_dict(keep_vars=True).keys()
+    return {_plain_name(name): buffer for name, buffer in bare.named_buffers() if name not in saved}
+
+
+@torch.no_grad()
+def load_unsaved_buffers(model: nn.Module, buffers: Mapping[str, Tensor]) -> None:
+    """Set what `unsaved_buffers` returned; others stay as they are."""
+    for name, buffer in unsaved_buffers(model).items():
+        if name in buffers and buffer.shape == buffers[name].shape:
+            buffer.copy_(buffers[name])
+
+
 def _plain_name(name: str) -> str:
     return name.replace(COMPILED, "")  # a part that was compiled by itself

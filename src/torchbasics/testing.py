@@ -98,8 +98,9 @@ class Report:
         return self.kills > 0 and all(outcome.equal for outcome in self.outcomes)
 
     def __str__(self) -> str:
-        equal = sum(outcome.equal for outcome in self.outcomes)
-        lines = [f"{self.kills} kills in {len(self.outcomes)} runs; {equal} of {len(self.outcomes)} ended equal"]
+        killed = [outcome for outcome in self.outcomes if outcome.kills]  # a kill at a time can come too late
+        equal = sum(outcome.equal for outcome in killed)
+        lines = [f"{self.kills} kills in {len(killed)} runs; {equal} of {len(killed)} ended equal"]
         return "\n".join([*lines, *(f"  {outcome}" for outcome in self.outcomes if not outcome.equal)])
 
 

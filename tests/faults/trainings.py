@@ -79,8 +79,8 @@ def train(folder: Path, *, workers: int = 2, **options: Any) -> Any:
 
 
 def in_this_process(folder: Path) -> Any:
-    """Without workers, a checkpoint an epoch, early stopping."""
-    return train(folder, workers=0, checkpoint_every=None, early_stopping=9)
+    """Without workers, a checkpoint an epoch, early stopping, averaged weights."""
+    return train(folder, workers=0, checkpoint_every=None, early_stopping=9, ema=0.9)
 
 
 def without_workers(folder: Path) -> Any:

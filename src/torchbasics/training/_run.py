@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchbasics._model import load_plain_state, plain_state
+from torchbasics._model import load_plain_state, load_unsaved_buffers, plain_state, unsaved_buffers
 from torchbasics._recipe import Recipe
 from torchbasics.data._batch import Batch
 from torchbasics.data._batches import Batches
@@ -140,6 +140,7 @@ class Run:
         self.guard.settle()
         return {
             "model_state": plain_state(self.model),
+            "unsaved_buffers": unsaved_buffers(self.model),
             "train": self.train.state_dict(),
             "step": self.step.state_dict(),
             "steps_done": self.state.step,
@@ -155,6 +156,7 @@ class Run:
         """Go to where `state_dict` was taken; the random generators come last."""
         set_callback_states(callbacks, state["callbacks"])
         load_plain_state(self.model, state["model_state"])
+        load_unsaved_buffers(self.model, state["unsaved_buffers"])
         self.train.load_state_dict(state["train"])
         self.step.load_state_dict(state["step"])
         self.state.step = state["steps_done"]
