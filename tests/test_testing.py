@@ -82,7 +82,6 @@ def test_careful_training_passes() -> None:
 
     assert report.passed, str(report)
     assert report.kills >= 14
-    runs = len(report.outcomes)
     runs = sum(bool(outcome.kills) for outcome in report.outcomes)
     assert str(report) == f"{report.kills} kills in {runs} runs; {runs} of {runs} ended equal"
     assert report.seconds > 0
