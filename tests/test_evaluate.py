@@ -422,3 +422,23 @@ def test_a_generator_that_two_loaders_share_is_put_back() -> None:
         training.fit(ends[-1], train, epochs=3, lr=0.1, progress=False, **options)
 
     assert equal(*ends)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_are_laid_out_as_suits_the_model(channels: int) -> None:
+    """A convolutional model of the library gets its batches in channels_last; it is left as it is."""
+    model = models.CNNModel(in_channels=channels, image_size=8).eval()
+    images, seen = torch.rand(5, channels, 8, 8), []
+    model.get_submodule("conv1").register_forward_hook(lambda _, args, out: seen.append((args[0], out)))
+    weights = [p.stride() for p in model.parameters()]
+
+    outputs = training.predict(model, images)
+    training.evaluate(model, images, torch.zeros(5, dtype=torch.int64))
+
+    assert len(seen) == 3  # one is the check
+    for given, made in (seen[0], seen[-1]):
+        assert torch.equal(given, images)
+        assert given.stride() == (64 * channels, 1, 8 * channels, channels)
+        assert made.stride()[1] == 1
+    assert torch.allclose(outputs, model(images), atol=1e-6)  # float32: another order of the same sums
+    assert [p.stride() for p in model.parameters()] == weights

@@ -25,6 +25,19 @@ class Batch(NamedTuple):
         targets = None if self.targets is None else self.targets.to(device, non_blocking=True)
         return Batch(each(self.inputs, lambda t: t.to(device, non_blocking=True)), targets, self.size, self.indices)
 
+    def channels_last(self) -> Batch:
+        """Return the batch with images in channels_last, in which convolutions are faster on most devices."""
+        return self._replace(inputs=each(self.inputs, _channels_last))
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    if tensor.ndim != 4:
+        return tensor
+    tensor = tensor.contiguous(memory_format=torch.channels_last)
+    _, channels, height, width = tensor.shape
+    # With one channel both layouts are the same memory; only the strides tell torch which one is meant.
+    return tensor.as_strided(tensor.shape, (channels * height * width, 1, channels * width, channels))
+
 
 def as_batch(item: Any) -> Batch:
     """Read one item of a loader: (inputs, targets), or inputs alone."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from torchbasics import _checks
-from torchbasics._model import buffers_kept, modes_kept
+from torchbasics._model import buffers_kept, modes_kept, unwrapped
 from torchbasics._recipe import Precision, Recipe
 from torchbasics.data._batches import Batches, PairBatches, make_batches
 from torchbasics.training._loop import Meter, run_epoch
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torchbasics.data._batch import Batch
     from torchbasics.training._step import Result
 
-BATCH_SIZE = 1000
+BATCH_SIZE = 200  # what the caches of a processor hold; larger ones are slower there
 
 
 def evaluate(
@@ -51,7 +51,7 @@ def evaluate(
         model: Any module.
         test: An (inputs, targets) pair, a Dataset, a DataLoader or another iterable of batches.
         targets: The targets, where *test* is inputs alone.
-        batch_size: Samples per forward pass, None = 1000; only memory and speed depend on it.
+        batch_size: Samples per forward pass, None = 200; only memory and speed depend on it.
         loss: As for `fit`: None = cross-entropy for integer targets, mean squared error for floating ones.
         metrics: Names, functions (outputs, targets) -> number, torchmetrics objects, a list or dict of them;
             None = "accuracy" for integer targets.
@@ -97,7 +97,7 @@ def predict(
     Args:
         model: Any module that returns a tensor.
         inputs: A tensor or array, a tuple or dict of them, a Dataset or batches; targets in it are passed over.
-        batch_size: Samples per forward pass, None = 1000; only memory and speed depend on it.
+        batch_size: Samples per forward pass, None = 200; only memory and speed depend on it.
         workers: Processes that read the samples of a Dataset.
         device: None = where the model is.
         precision: "float32", "bfloat16" or "float16".
@@ -122,7 +122,7 @@ def predict(
         step.bind(model, Recipe(precision=precision))
         for batch in epoch:
             with step.autocast():
-                made = _explained(lambda b=batch: call(model, b.to(here).inputs), batch.inputs, model)
+                made = _explained(lambda b=batch: call(model, laid_out(step, b.to(here)).inputs), batch.inputs, model)
             if not isinstance(made, Tensor):
                 raise TypeError(f"predict needs a model that returns a tensor, got {type(made).__name__}")
             outputs.append(made.cpu())
@@ -146,7 +146,7 @@ def confusion_matrix(model: nn.Module, test: Any, targets: Any = None, *, batch_
         check(step, batches, here)
         with evaluating(model):
             for batch in batches.epoch(0):
-                result = step.evaluate(batch.to(here))
+                result = step.evaluate(laid_out(step, batch.to(here)))
                 if result.outputs is None or result.targets is None:
                     raise TypeError("confusion_matrix needs a model that returns logits")
                 counts.update(result.outputs, result.targets)
@@ -162,8 +162,16 @@ def measure(
 ) -> dict[str, float]:
     """Run an epoch of evaluation with a bound step; a true answer of *after* ends it, with nothing measured."""
     with evaluating(step.model), batches.own_generators_kept():
-        ended = run_epoch(batches.epoch(0), step.evaluate, meter, device, after)
+        ended = run_epoch(batches.epoch(0), lambda batch: step.evaluate(laid_out(step, batch)), meter, device, after)
         return {} if ended else meter.compute()
+
+
+def laid_out(step: Step, batch: Batch) -> Batch:
+    """Return the batch in the memory format that the recipe names, or that suits the model; that of the model stays."""
+    wanted = step.recipe.memory_format
+    if wanted == "auto":
+        wanted = getattr(unwrapped(step.model), "default_memory_format", "contiguous")
+    return batch.channels_last() if wanted == "channels_last" else batch
 
 
 def check(step: Step, batches: Batches, device: torch.device, metrics: Any = None) -> list[str] | None:
