@@ -65,7 +65,8 @@ def fit(
 
     SIGTERM, SIGUSR1, Ctrl-C and *time_limit* end it at the next step, in validation too: a checkpoint is written, and
     the history of whole epochs is returned with ``stopped`` "signal" or "time". The same call goes on from there. A
-    second Ctrl-C is a KeyboardInterrupt at once. Workers of your own DataLoader have to ignore the signals themselves.
+    second Ctrl-C is a KeyboardInterrupt at once; a signal after the last step goes to the handler of before, once the
+    run is over. Workers of your own DataLoader have to ignore the signals themselves.
 
     Args:
         model: Any module; it is trained in place, and left in the mode it was found in.

@@ -23,6 +23,7 @@ from torchbasics.training._history import History
 from torchbasics.training._loop import Meter, run_epoch
 from torchbasics.training._signals import INTERRUPTED, Interrupts
 from torchbasics.training._step import Result, Step
+from torchbasics.training._steps import Supervised
 
 
 class Run:
@@ -46,7 +47,7 @@ class Run:
         self.metrics = metrics
         self.device = device
         self.augment = make_augmentation(recipe.augment)
-        self.guard = Guard(step)
+        self.guard = Guard(step, applies_once=type(step).update is Supervised.update)
         self.interrupts = Interrupts(time_limit)
         self.history = History(recipe=recipe)
         self.state = State(model, self.history, recipe, train.steps())
