@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -144,6 +145,58 @@ class Odd(nn.Linear):
         self.register_buffer("empty", torch.ones(0))
         with torch.inference_mode():
             self.register_buffer("frozen", torch.ones(3))
+
+
+def lazy() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.LazyLinear(5), nn.LazyBatchNorm1d(), nn.Linear(5, 3))
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules")
+def test_buffers_without_values_yet_get_them_at_the_first_batch() -> None:
+    """A lazy batch norm trains to the bits of one that was told its size."""
+    torch.manual_seed(0)
+    told, made = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)), lazy()
+    training.predict(made, blobs()[0])
+    told.load_state_dict(made.state_dict())
+
+    quiet(made, blobs(), epochs=2)
+    quiet(told, blobs(), epochs=2)
+    copies = _model.Buffers(other := lazy())
+    copies.keep()
+    copies.keep()
+    other(blobs()[0])
+    copies.keep()
+    kept = copies.kept[2]["running_mean"]
+
+    assert all(torch.equal(value, told.state_dict()[name]) for name, value in made.state_dict().items())
+    assert kept is not None
+    assert kept.copy is not kept.buffer
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules")
+@pytest.mark.parametrize("step", [None, "own"])
+def test_a_stop_puts_back_buffers_that_a_stream_gave_their_size(step: str | None) -> None:
+    """Nothing is known of a stream before its first batch; the statistics of the first step stay, the second's go."""
+    inputs, targets = blobs()
+    model, seen = lazy(), []
+
+    class Own(training.Supervised):
+        """One whose update may be anything."""
+
+        def update(self, batch: Any) -> Any:
+            return super().update(batch)
+
+    class Keep:
+        def on_step(self, state: training.State) -> None:
+            seen.append(copy.deepcopy(model.state_dict()))
+
+    batches = iter([(inputs, targets), (inputs * math.nan, targets)])
+    with pytest.raises(NonFiniteError, match="at step 2"):
+        quiet(model, batches, epochs=1, callbacks=[Keep()], step=Own() if step else None)
+
+    assert len(seen) == 1
+    assert all(torch.equal(value, seen[0][name]) for name, value in model.state_dict().items())
 
 
 def test_buffers_of_odd_kinds_stop_nothing() -> None:

@@ -182,6 +182,27 @@ def test_every_callback_that_was_started_is_ended() -> None:
     assert second.told == third.told == ["start", "end"]
 
 
+def test_a_failure_of_one_callback_loses_no_checkpoint(tmp_path: Path) -> None:
+    """Where a run is ended from outside, the last one is written all the same; the failure is told."""
+
+    class Broken(Diary):
+        def on_step(self, state: State) -> None:
+            if state.step == 2:
+                state.stop("signal")
+
+        def on_stop(self, state: State) -> None:
+            super().on_stop(state)
+            raise CrashError
+
+    first, second = Broken(), Diary()
+    with pytest.raises(CrashError) as caught:
+        quiet(nn.Linear(6, 3), blobs(), epochs=2, checkpoint=tmp_path, callbacks=[first, second])
+
+    assert newest(tmp_path)["steps_done"] == 2
+    assert second.seen[-2:] == ["stop signal", "end badly"]
+    assert caught.value.__notes__ == [f"raised in on_stop of the callback {Broken.__qualname__}"]
+
+
 def test_only_the_librarys_own_log_may_be_left_out(tmp_path: Path) -> None:
     """A user's callback is missed, whatever its name begins with."""
 

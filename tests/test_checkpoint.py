@@ -21,13 +21,14 @@ import pytest
 import torch
 import torchmetrics
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, Sampler, TensorDataset
 
-from tests.helpers import CrashAt, CrashError, blobs, equal
+from tests.helpers import CrashAt, CrashError, blobs, equal, newest
 from torchbasics import models
 from torchbasics._files import CheckpointError
 from torchbasics._model import load_plain_state, plain_state
 from torchbasics.training import State, _identity, _store, fit
+from torchbasics.training._run import Run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -110,6 +111,54 @@ def test_without_the_generators_the_comparison_fails(tmp_path: Path, monkeypatch
     quiet(start, blobs(), epochs=3, checkpoint=tmp_path, checkpoint_every=1)
 
     assert not equal(start, whole)
+
+
+class Draws:
+    """A callback that draws random numbers when the run starts, and when it goes on."""
+
+    def on_start(self, state: Any) -> None:
+        torch.rand(3)
+        random.random()
+        np.random.rand()  # noqa: NPY002
+
+
+@pytest.mark.parametrize("step", [2, 5])
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_what_a_callback_draws_at_the_start_changes_nothing(elsewhere: bool, step: int, tmp_path: Path) -> None:
+    """It draws once more where a run goes on: from its start, from later, in another folder."""
+    whole, start = make(), make()
+    options: dict[str, Any] = {"epochs": 3, "checkpoint_every": 4}
+    quiet(whole, blobs(), callbacks=[Draws()], **options, checkpoint=tmp_path / "whole")
+    with pytest.raises(CrashError):
+        quiet(copy.deepcopy(start), blobs(), **options, checkpoint=tmp_path / "a", callbacks=[Draws(), CrashAt(step)])
+    if elsewhere:
+        with pytest.raises(CrashError):
+            quiet(
+                copy.deepcopy(start), blobs(), **options, checkpoint=tmp_path / "b", resume=tmp_path / "a",
+                callbacks=[Draws(), CrashAt(step // 4 * 4 + 1)],
+            )  # fmt: skip
+
+    folder = tmp_path / ("b" if elsewhere else "a")
+    quiet(start, blobs(), **options, checkpoint=folder, callbacks=[Draws(), Draws()])
+
+    assert equal(start, whole)
+    assert torch.equal(newest(folder)["random"]["torch"], newest(tmp_path / "whole")["random"]["torch"])
+
+
+def test_generators_that_are_set_before_the_start_alone_give_other_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Positive control: the numbers that a callback draws are gone."""
+
+    def too_early(self: Run) -> None:
+        if not self.callbacks:  # not in `go` yet
+            original(self)
+
+    original = Run.set_generators
+    monkeypatch.setattr(Run, "set_generators", too_early)
+
+    with pytest.raises(AssertionError):
+        test_what_a_callback_draws_at_the_start_changes_nothing(False, 5, tmp_path)
 
 
 def interrupted(start: nn.Module, folder: Path, data: Any = None, *, step: int = 5, **options: Any) -> nn.Module:
@@ -720,12 +769,48 @@ plain = partial(fit, progress=False, lr=0.01)
 UNSURE = "a DataLoader without state_dict and load_state_dict goes on exactly from the end of an epoch only"
 
 
-@pytest.mark.parametrize("own_generator", [False, True])
-def test_a_loader_of_ones_own_goes_on_exactly_from_the_end_of_an_epoch(own_generator: bool, tmp_path: Path) -> None:
-    """With the global generator or one of its own."""
+def in_batches(generator: torch.Generator) -> BatchSampler:
+    return BatchSampler(RandomSampler(range(60), generator=generator), 16, drop_last=False)
+
+
+class Shuffled(Sampler[Any]):
+    """A sampler of a user's own, of numbers or of batches of them."""
+
+    def __init__(self, generator: Any, size: int | None = None) -> None:
+        self.size = size
+        if isinstance(generator, torch.Generator):
+            self.generator = generator
+        else:
+            self.hidden = generator
+
+    def __iter__(self) -> Iterator[Any]:
+        if hasattr(self, "hidden"):
+            index = torch.from_numpy(self.hidden.permutation(60))
+        else:
+            index = torch.randperm(60, generator=self.generator)
+        yield from index.tolist() if self.size is None else (part.tolist() for part in torch.split(index, self.size))
+
+    def __len__(self) -> int:
+        return 60 if self.size is None else -(-60 // self.size)
+
+
+LOADERS: dict[str, Any] = {
+    "global generator": lambda g: loader(shuffle=True),
+    "own generator": lambda g: loader(shuffle=True, generator=g),
+    "batch sampler": lambda g: DataLoader(TensorDataset(*blobs()), batch_sampler=in_batches(g)),
+    "batches as items": lambda g: DataLoader(TensorDataset(*blobs()), sampler=in_batches(g), batch_size=None),
+    "sampler of one's own": lambda g: loader(sampler=Shuffled(g)),
+    "batch sampler of one's own": lambda g: DataLoader(TensorDataset(*blobs()), batch_sampler=Shuffled(g, 16)),
+}
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+def test_a_loader_of_ones_own_goes_on_exactly_from_the_end_of_an_epoch(kind: str, tmp_path: Path) -> None:
+    """With the global generator or one of its own, wherever it holds that; nobody is warned."""
 
     def make_loader() -> DataLoader[Any]:
-        return loader(shuffle=True, generator=torch.Generator().manual_seed(3) if own_generator else None)
+        made: DataLoader[Any] = LOADERS[kind](torch.Generator().manual_seed(3))
+        return made
 
     whole, start = make(), make()
     plain(whole, make_loader(), epochs=3)
@@ -735,6 +820,24 @@ def test_a_loader_of_ones_own_goes_on_exactly_from_the_end_of_an_epoch(own_gener
     plain(start, make_loader(), epochs=3, checkpoint=tmp_path)
 
     assert equal(start, whole)
+
+
+def test_a_sampler_that_hides_its_state_is_warned_of(tmp_path: Path) -> None:
+    """And rightly so: its order is another one."""
+
+    def make_loader() -> DataLoader[Any]:
+        return loader(sampler=Shuffled(np.random.default_rng(3)))
+
+    whole, start = make(), make()
+    plain(whole, make_loader(), epochs=3)
+    told = "the state of a sampler Shuffled is in no checkpoint"
+    with pytest.warns(RuntimeWarning, match=told), pytest.raises(CrashError):
+        plain(copy.deepcopy(start), make_loader(), epochs=3, checkpoint=tmp_path, callbacks=[CrashAt(6)])
+
+    with pytest.warns(RuntimeWarning, match=told):
+        plain(start, make_loader(), epochs=3, checkpoint=tmp_path)
+
+    assert not equal(start, whole)
 
 
 def test_within_an_epoch_a_loader_of_ones_own_is_warned_of(tmp_path: Path) -> None:

@@ -245,6 +245,74 @@ def test_overflows_under_float16_are_left_out_as_usual() -> None:
     assert equal(before, keep.models[1])
 
 
+def weights_equal(one: nn.Module, other: nn.Module) -> bool:
+    return all(map(torch.equal, one.parameters(), other.parameters()))
+
+
+@pytest.mark.parametrize("options", [{}, {"clip_norm": 1.0}, {"accumulate": 2}], ids=str)
+def test_gradients_that_are_nan_at_any_scale_stop_float16_too(options: dict[str, Any]) -> None:
+    """Leaving out the updates would train nothing, for ever; the module is named as under float32."""
+    model = spoiled()
+    before, batches = copy.deepcopy(model), (torch.full((20, 6), 1e4), torch.arange(20) % 3)
+
+    with pytest.raises(NonFiniteError, match="the loss is finite, but a gradient is not, at step 32") as caught:
+        quiet(model, batches, epochs=40, precision="float16", optimizer="sgd", **options)
+
+    assert caught.value.module == "0.0"
+    assert weights_equal(model, before)
+
+
+def test_without_a_least_scale_a_run_that_trains_nothing_is_a_success(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Positive control: forty epochs, each update left out."""
+    model = spoiled()
+    before = copy.deepcopy(model)
+    monkeypatch.setattr("torchbasics.training._step.LEAST_SCALE", 0.0)
+
+    history = quiet(model, torch.full((20, 6), 1e4), torch.arange(20) % 3, epochs=40, precision="float16")
+
+    assert len(history) == 40
+    assert weights_equal(model, before)
+
+
+def test_a_small_scale_alone_stops_nothing() -> None:
+    """As long as the gradients are finite with it."""
+
+    class Small(Supervised):
+        def start(self, steps: int | None) -> None:
+            super().start(steps)
+            self.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**-15)
+
+    model = make(norm=False)
+    before = copy.deepcopy(model)
+
+    quiet(model, *blobs(), epochs=1, step=Small(), precision="float16")
+
+    assert not equal(model, before)
+
+
+class Counts(nn.Linear):
+    """Its third forward pass gives nan: that of the third step, and no other."""
+
+    passes = 0
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.passes += self.training
+        return super().forward(inputs) * (math.nan if self.passes == 3 and self.training else 1)
+
+
+def test_a_step_that_cannot_be_repeated_is_not_explained() -> None:
+    """No loss is blamed that came out finite, and no norm is told of gradients that were."""
+    told = r"learning rate 0\.01; the step could not be repeated, it depends on more than its batch, the model and"
+
+    with pytest.raises(NonFiniteError, match=told) as caught:
+        quiet(Counts(6, 3), *blobs(), epochs=1)
+
+    assert caught.value.step == 3
+    assert caught.value.module is None
+    assert caught.value.gradient_norm is None
+    assert "first not finite" not in str(caught.value)
+
+
 def test_the_replay_draws_the_same_random_numbers() -> None:
     """The step is made again with the generator as it was, so dropout drops the same."""
     drawn = []
@@ -404,6 +472,48 @@ def test_a_step_of_ones_own_is_guarded_by_backward_and_apply() -> None:
         quiet(model, Poisoned(13), epochs=1, step=Own(), callbacks=[keep])
 
     assert equal(model, keep.models[2])
+
+
+class Twice(Own):
+    """Applies two updates to a batch, of which the second of the third batch is not finite."""
+
+    def update(self, batch: Any) -> training.Result:
+        for part in range(2):
+            self.optimizer.zero_grad()
+            bad = part and 13 in batch.indices
+            loss = self.backward(self.model(batch.inputs).square().mean() * (math.nan if bad else 1))
+            self.apply(self.optimizer)
+        return training.Result({"loss": loss}, batch.size)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_step_that_applies_twice_is_undone_whole(late: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights, and what its one optimizer has gathered; with a flag on the device as well."""
+    model, keep, step = make(), Keep(), Twice()
+    gathered: list[Any] = []
+
+    class Gathered:
+        def on_step(self, state: State) -> None:
+            gathered.append(copy.deepcopy(step.optimizer.state_dict()["state"]))
+
+    if late:
+        monkeypatch.setattr(_finite, "is_late", lambda step: True)
+        monkeypatch.setattr("torchbasics.training._step.finite", lambda loss: loss.detach())
+
+    with pytest.raises(NonFiniteError, match="at step 3, epoch 1") as caught:
+        quiet(model, Poisoned(-1), epochs=1, step=step, optimizer="adamw", fused=True, callbacks=[keep, Gathered()])
+
+    assert caught.value.indices == [10, 11, 12, 13, 14]
+    assert equal(model, keep.models[2])
+    torch.testing.assert_close(step.optimizer.state_dict()["state"], gathered[1], rtol=0, atol=0)
+
+
+def test_without_the_weights_of_before_the_first_of_two_updates_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Positive control: as if the step applied once."""
+    monkeypatch.setattr("torchbasics.training._run.Supervised", Twice)
+
+    with pytest.raises(AssertionError):
+        test_a_step_that_applies_twice_is_undone_whole(False, monkeypatch)
 
 
 @pytest.mark.parametrize("sample", [2, 13, 39])

@@ -454,11 +454,67 @@ def test_a_run_that_is_complete_was_not_stopped(reason: str, tmp_path: Path) -> 
         def on_end(self, state: State) -> None:
             self.told = state.signal
 
-    late = Late()
+    late, handed = Late(), []
     limit: dict[str, Any] = {"time_limit": 1.0} if reason == "time" else {}
 
-    history = quiet(make(), blobs(), epochs=2, checkpoint=tmp_path, callbacks=[late], **limit)
+    previous = signal.signal(signal.SIGTERM, lambda number, _: handed.append(number))
+    try:
+        history = quiet(make(), blobs(), epochs=2, checkpoint=tmp_path, callbacks=[late], **limit)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
     assert len(history) == 2
     assert history.stopped is None
     assert late.told is None
+    assert handed == [signal.SIGTERM] * (reason == "signal")
+
+
+@pytest.mark.parametrize("fault", [None, OSError])
+def test_a_signal_that_came_too_late_ends_what_comes_after_the_run(fault: type[Exception] | None) -> None:
+    """Ctrl-C after the last update is one after the run; where the run failed, its error is what is told."""
+
+    class Late:
+        def on_end(self, state: State) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            if fault is not None:
+                raise fault
+
+    with pytest.raises(fault or KeyboardInterrupt):
+        quiet(make(), blobs(), epochs=1, callbacks=[Late()])
+
+
+def test_a_signal_that_was_heeded_is_handed_to_nobody() -> None:
+    """Neither after it ended the run, nor one more of them."""
+    handed = []
+
+    class More(SignalAt):
+        def on_end(self, state: State) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    previous = signal.signal(signal.SIGTERM, lambda number, _: handed.append(number))
+    try:
+        history = quiet(make(), blobs(), epochs=1, callbacks=[More(2)])
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+    assert history.stopped == "signal"
+    assert handed == []
+
+
+def test_a_signal_with_nobody_to_tell_it_still_ends_the_run_well(tmp_path: Path) -> None:
+    """Where the terminal is gone, or the pipe behind it: the checkpoint is written."""
+    read, write = os.pipe()
+    os.close(read)
+    kept = os.dup(2)
+    os.dup2(write, 2)
+    try:
+        history = quiet(make(), blobs(), epochs=3, checkpoint=tmp_path, callbacks=[SignalAt(2)])
+        with pytest.raises(BrokenPipeError):
+            os.write(2, b"nobody")
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(write)
+
+    assert history.stopped == "signal"
+    assert newest(tmp_path)["steps_done"] == 2

@@ -69,11 +69,12 @@ class Crash:
             raise KeyboardInterrupt
 
 
-def test_a_resumed_run_has_no_point_twice(tmp_path: Path) -> None:
-    """Points after the checkpoint are purged, then written again."""
+@pytest.mark.parametrize("every", [3, 5], ids=["from step 3", "before its first checkpoint"])
+def test_a_resumed_run_has_no_point_twice(every: int, tmp_path: Path) -> None:
+    """Points after the checkpoint are purged, then written again; those of the very first steps, too."""
     options: dict[str, Any] = {
         "epochs": 2, "batch_size": 20, "lr": 0.01, "log_dir": tmp_path / "log",
-        "checkpoint": tmp_path / "checkpoint", "checkpoint_every": 3, "progress": False,
+        "checkpoint": tmp_path / "checkpoint", "checkpoint_every": every, "progress": False,
     }  # fmt: skip
     model = models.MLP(6, (4,), 3)
     with pytest.raises(KeyboardInterrupt):

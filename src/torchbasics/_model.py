@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from torchbasics import _zoo
 
@@ -54,7 +55,7 @@ class Kept(NamedTuple):
     """A buffer, and what it was."""
 
     buffer: Tensor
-    copy: Tensor  # the buffer itself where it cannot be written to
+    copy: Tensor  # the buffer itself where it cannot be written to, or has no values yet
     version: int | None  # torch's count of its changes, None = copied whatever it says
 
     def differs(self) -> bool:
@@ -95,7 +96,7 @@ class Buffers:
                 old = kept.get(name)
                 if buffer is None:
                     kept[name] = None
-                elif old is None or old.buffer is not buffer or old.copy.shape != buffer.shape:
+                elif old is None or old.buffer is not buffer or old.copy is buffer or old.copy.shape != buffer.shape:
                     kept[name] = self._first(buffer)
                 elif old.differs():
                     kept[name] = old.now()
@@ -122,8 +123,9 @@ class Buffers:
                 module._non_persistent_buffers_set = set(unsaved)
 
     def _first(self, buffer: Tensor) -> Kept:
-        fixed = buffer.is_inference() and not torch.is_inference_mode_enabled()
-        # Repeated values, as of ``expand``, and tensors of inference mode can be written to by nobody.
+        # Repeated values, as of ``expand``, and tensors of inference mode can be written to by nobody; a lazy module's
+        # have no values yet.
+        fixed = is_lazy(buffer) or (buffer.is_inference() and not torch.is_inference_mode_enabled())
         if fixed or (buffer.layout is torch.strided and torch._debug_has_internal_overlap(buffer) == 1):
             return Kept(buffer, buffer, None)
         version = None if buffer.numel() <= self.limit else buffer._version

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from torchbasics.data import _batches
-from torchbasics.training import _random, _store, fit
+from torchbasics.training import _store, fit
 from torchbasics.training._run import Run
 
 if TYPE_CHECKING:
@@ -90,24 +90,19 @@ def without_workers(folder: Path) -> Any:
 
 def without_generators(folder: Path) -> Any:
     """Wrong: the generators are left as they are."""
-
-    def load(self: Run, state: Mapping[str, Any], callbacks: Any) -> None:
-        kept = _random.get_state()
-        original(self, state, callbacks)
-        _random.set_state(kept)
-
-    original, Run.load_state_dict = Run.load_state_dict, load  # type: ignore[method-assign]
+    Run.set_generators = lambda self: None  # type: ignore[method-assign]
     return train(folder, workers=0)
 
 
 def one_fetch_early(folder: Path) -> Any:
     """Wrong: the generators are restored, then the iterator of a loader draws from them."""
 
-    def load(self: Run, state: Mapping[str, Any], callbacks: Any) -> None:
-        original(self, state, callbacks)
-        next(iter(DataLoader(range(4))))  # type: ignore[arg-type]  # a sequence
+    def set_generators(self: Run) -> None:
+        original(self)
+        if self.random is not None:
+            next(iter(DataLoader(range(4))))  # type: ignore[arg-type]  # a sequence
 
-    original, Run.load_state_dict = Run.load_state_dict, load  # type: ignore[method-assign]
+    original, Run.set_generators = Run.set_generators, set_generators  # type: ignore[method-assign]
     return train(folder, workers=0)
 
 

@@ -279,9 +279,27 @@ class LoaderBatches(Batches):
         for generator, saved in zip(self._generators(), state["generators"], strict=True):
             generator.set_state(saved)
 
+    def opaque(self) -> str | None:
+        """Return the class of a sampler that may keep a state which nobody can read, None = there is none."""
+        if self.stateful or not isinstance(self.loader, DataLoader):
+            return None
+        for sampler in self._holders()[1:]:
+            of_torch = type(sampler).__module__.partition(".")[0] == "torch"
+            own = isinstance(getattr(sampler, "generator", None), torch.Generator)
+            if not (of_torch or own or isinstance(sampler, (list, tuple, range))):
+                return type(sampler).__name__
+        return None
+
+    def _holders(self) -> list[Any]:
+        """Return the loader, its samplers, and those within them."""
+        found: list[Any] = [self.loader]
+        for holder in found:  # which grows
+            inner = (getattr(holder, name, None) for name in ("sampler", "batch_sampler"))
+            found += [s for s in inner if s is not None and not any(s is known for known in found)]
+        return found
+
     def _generators(self) -> list[torch.Generator]:
-        holders = (self.loader, getattr(self.loader, "sampler", None))
-        found = (getattr(holder, "generator", None) for holder in holders)
+        found = dict.fromkeys(getattr(holder, "generator", None) for holder in self._holders())
         return [generator for generator in found if isinstance(generator, torch.Generator)]
 
 

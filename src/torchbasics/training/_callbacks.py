@@ -207,12 +207,12 @@ def tell(callbacks: Sequence[Any], event: str, state: State) -> None:
                 raise
 
 
-def end(callbacks: Sequence[Any], state: State) -> None:
-    """Call ``on_end`` of each callback, also where another's fails; the run's own error is the one that is told."""
+def tell_all(callbacks: Sequence[Any], event: str, state: State) -> None:
+    """Do as `tell`, also after one has failed; the first failure is raised, unless the run has failed already."""
     failure: Exception | None = None
     for callback in callbacks:
         try:
-            tell([callback], "on_end", state)
+            tell([callback], event, state)
         except Exception as e:
             failure = failure or e
     if failure is not None and not state.failed:

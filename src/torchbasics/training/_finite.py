@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from torchbasics._model import COMPILED, Buffers
 from torchbasics.training import _random
@@ -37,9 +38,10 @@ class NonFiniteError(ArithmeticError):
         step: The update, counted from 1.
         epoch: The epoch, counted from 1.
         indices: The samples of the batch, None where the data has no indices.
-        module: The first module whose output or gradient is not finite, None where all are: then it is the loss.
+        module: The first module whose output or gradient is not finite; None where all are, then it is the loss, or
+            where the step, made again to find it, came out finite.
         learning_rate: That of the step.
-        gradient_norm: Over all parameters; nan where the loss itself is not finite.
+        gradient_norm: Over all parameters; nan where the loss itself is not finite, None where nobody knows.
     """
 
     step: int | None = None
@@ -99,6 +101,7 @@ class Moment(NamedTuple):
     learning_rate: float
     generators: list[Tensor]
     buffers: Buffers
+    before: Before | None  # where a part of the update may have been applied before another was not finite
 
 
 class Before:
@@ -106,24 +109,32 @@ class Before:
 
     def __init__(self, step: Step) -> None:
         self.step = step
-        self.parameters = [p.detach().clone() for p in step.model.parameters()]
+        parameters: Iterable[Tensor] = step.model.parameters()
+        self.parameters = [p if is_lazy(p) else p.detach().clone() for p in parameters]
         self.gathered = [_copied(optimizer.state) for optimizer in step.optimizers]
 
     @torch.no_grad()
     def restore(self) -> None:
         """Put them back."""
         for parameter, before in zip(self.step.model.parameters(), self.parameters, strict=True):
-            parameter.copy_(before)
+            if parameter is not before:  # lazy: it had no values
+                parameter.copy_(before)
         for optimizer, gathered in zip(self.step.optimizers, self.gathered, strict=True):
             optimizer.state.clear()
             optimizer.state.update(gathered)
 
 
 class Guard:
-    """Makes a step's updates, and undoes and explains the one that is not finite."""
+    """Makes a step's updates, and undoes and explains the one that is not finite.
 
-    def __init__(self, step: Step) -> None:
+    Args:
+        step: The step.
+        applies_once: Whether it is known to apply one update, as the last thing that can fail.
+    """
+
+    def __init__(self, step: Step, *, applies_once: bool) -> None:
         self.step = step
+        self.applies_once = applies_once
         self.late = step.late = Late(step.optimizers[0].param_groups[0]["params"][0].device) if is_late(step) else None
         self.buffers = [Buffers(step.model) for _ in range(2 if self.late else 1)]
         self.moments: deque[Moment] = deque(maxlen=len(self.buffers))
@@ -136,15 +147,12 @@ class Guard:
         """
         buffers = self.buffers[state.step % len(self.buffers)]
         buffers.keep()
-        self.moments.append(
-            Moment(batch, state.step + 1, state.epoch + 1, state.learning_rate, _generators(self.step), buffers)
-        )
-        before = Before(self.step) if len(self.step.optimizers) > 1 else None  # one may have updated before another
+        before = None if self.applies_once else Before(self.step)
+        drawn = _generators(self.step)
+        self.moments.append(Moment(batch, state.step + 1, state.epoch + 1, state.learning_rate, drawn, buffers, before))
         try:
             result = self.step.update(batch)
         except NonFiniteError as e:
-            if before is not None:
-                before.restore()
             raise self._undo(self.moments[-1], str(e)) from None
         if self.late is not None:
             stopped = self.late.read()  # whether the step before this one was
@@ -164,21 +172,27 @@ class Guard:
 
     def _undo(self, moment: Moment, what: str) -> NonFiniteError:
         moment.buffers.restore()
-        where, norm = replay(self.step, moment)
+        if moment.before is not None:
+            moment.before.restore()
+        repeated, where, norm = replay(self.step, moment)
         indices = None if moment.batch.indices is None else moment.batch.indices.tolist()
         parts = [f"{what} at step {moment.step}, epoch {moment.epoch}"]
         if indices is not None:
             more = f" and {len(indices) - SHOWN} more" if len(indices) > SHOWN else ""
             parts.append(f"on samples {indices[:SHOWN]}{more}")
-        parts += [f"learning rate {moment.learning_rate:g}", f"gradient norm {norm:g}"]
-        first = f"{where[1]} of {where[0]!r}" if where else "the loss itself, from finite outputs"
+        parts.append(f"learning rate {moment.learning_rate:g}")
+        if repeated:
+            parts.append(f"gradient norm {norm:g}")
+            first = f"{where[1]} of {where[0]!r}" if where else "the loss itself, from finite outputs"
+            told = f"first not finite: {_bad_inputs(moment.batch)}{first}"
+        else:
+            told = "the step could not be repeated, it depends on more than its batch, the model and torch's generators"
         error = NonFiniteError(
-            f"{', '.join(parts)}; first not finite: {_bad_inputs(moment.batch)}{first}; nothing was applied: "
-            "lower lr, set clip_norm, or look at these samples"
+            f"{', '.join(parts)}; {told}; nothing was applied: lower lr, set clip_norm, or look at these samples"
         )
         error.step, error.epoch, error.indices = moment.step, moment.epoch, indices
         error.module = where[0] if where else None
-        error.learning_rate, error.gradient_norm = moment.learning_rate, norm
+        error.learning_rate, error.gradient_norm = moment.learning_rate, norm if repeated else None
         return error
 
 
@@ -227,17 +241,23 @@ def gradients(optimizer: Optimizer) -> list[Tensor]:
     return [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
 
 
-def replay(step: Step, moment: Moment) -> tuple[tuple[str, str] | None, float]:
-    """Make an update again, and undo it; return (module, what of it) first not finite, and the gradient's norm."""
+def replay(step: Step, moment: Moment) -> tuple[bool, tuple[str, str] | None, float]:
+    """Make an update again, and undo it.
+
+    Returns:
+        Whether it failed again, (module, what of it) first not finite, and the gradient's norm.
+    """
     before, state = Before(step), copy.deepcopy(step.state_dict())
     late, step.late = step.late, None
     scaler, step.scaler = step.scaler, _fresh(step)
     found: list[tuple[str, str]] = []
+    repeated = True
     try:
         with _random.forked(), torch.compiler.set_stance("force_eager"), _watched(step.model, found):
             _set_generators(step, moment.generators)
             with contextlib.suppress(Exception):
                 step.update(moment.batch)  # fails where it failed before
+                repeated = False
         grads = {n: p.grad for n, p in step.model.named_parameters() if p.grad is not None}
         found += [(n.rpartition(".")[0], "a gradient") for n, g in reversed(grads.items()) if not _is_finite(g)]
         norm = math.sqrt(sum(float(_values(g).abs().double().square().sum()) for g in grads.values()))
@@ -248,7 +268,7 @@ def replay(step: Step, moment: Moment) -> tuple[tuple[str, str] | None, float]:
         moment.buffers.restore()
         for parameter in step.model.parameters():
             parameter.grad = None
-    return (found[0] if found else None), norm if grads else math.nan
+    return repeated, found[0] if repeated and found else None, norm if grads else math.nan
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
@@ -64,7 +65,8 @@ def fit(
 
     SIGTERM, SIGUSR1, Ctrl-C and *time_limit* end it at the next step, in validation too: a checkpoint is written, and
     the history of whole epochs is returned with ``stopped`` "signal" or "time". The same call goes on from there. A
-    second Ctrl-C is a KeyboardInterrupt at once. Workers of your own DataLoader have to ignore the signals themselves.
+    second Ctrl-C is a KeyboardInterrupt at once; a signal after the last step goes to the handler of before, once the
+    run is over. Workers of your own DataLoader have to ignore the signals themselves.
 
     Args:
         model: Any module; it is trained in place, and left in the mode it was found in.
@@ -83,7 +85,8 @@ def fit(
         resume: "auto" = go on where *checkpoint* has one of this very run: same recipe, data, starting weights and
             model; True = it must have one, and data, starting weights or the model's source may have changed;
             False = it must have none; or the path of one elsewhere. A user's own DataLoader goes on exactly from the
-            end of an epoch, and within one where it has ``state_dict`` and ``load_state_dict``.
+            end of an epoch, and within one where it has ``state_dict`` and ``load_state_dict``; what a sampler of your
+            own keeps is saved where it is a ``torch.Generator`` in its attribute ``generator``.
         progress: None = a bar on a terminal, else a line an epoch; True = a bar; False = nothing.
         callbacks: Objects with any of ``on_start``, ``on_step``, ``on_epoch``, ``on_stop``, ``on_end``, each called
             with a `State`; see `Callback`.
@@ -142,6 +145,7 @@ def fit(
             parts.append(TensorBoard(log_dir, held_out or batches, classes))
         parts += make_progress(progress)
         if kept is not None:
+            _tell_opaque(batches)
             parts = kept.attach(run, resume, seed, parts)
         return run.go(parts)
 
@@ -259,6 +263,18 @@ def _check_last_batch(step: Step, batches: Batches, device: torch.device) -> Non
         raise ValueError(
             f"batches of {' and '.join(map(str, sorted(sizes, reverse=True)))} samples{cut} give batch norm 1 sample, "
             "which is too few; give another batch_size"
+        )
+
+
+def _tell_opaque(batches: Batches) -> None:
+    name = batches.opaque() if isinstance(batches, LoaderBatches) else None
+    if name is not None:
+        warnings.warn(
+            f"the state of a sampler {name} is in no checkpoint: a resumed run has the same batches where it draws "
+            "from torch's global generator alone; else keep a torch.Generator in its attribute 'generator', or give "
+            "the loader state_dict and load_state_dict",
+            RuntimeWarning,
+            stacklevel=3,
         )
 
 

@@ -16,13 +16,14 @@ from torchbasics.data._batch import Batch
 from torchbasics.data._batches import Batches
 from torchbasics.training import _random
 from torchbasics.training._augment import make_augmentation
-from torchbasics.training._callbacks import State, blame, callback_states, end, set_callback_states, tell
+from torchbasics.training._callbacks import State, blame, callback_states, set_callback_states, tell, tell_all
 from torchbasics.training._evaluate import measure
 from torchbasics.training._finite import Guard
 from torchbasics.training._history import History
 from torchbasics.training._loop import Meter, run_epoch
 from torchbasics.training._signals import INTERRUPTED, Interrupts
 from torchbasics.training._step import Result, Step
+from torchbasics.training._steps import Supervised
 
 
 class Run:
@@ -46,7 +47,7 @@ class Run:
         self.metrics = metrics
         self.device = device
         self.augment = make_augmentation(recipe.augment)
-        self.guard = Guard(step)
+        self.guard = Guard(step, applies_once=type(step).update is Supervised.update)
         self.interrupts = Interrupts(time_limit)
         self.history = History(recipe=recipe)
         self.state = State(model, self.history, recipe, train.steps())
@@ -54,6 +55,7 @@ class Run:
         self.position = 0
         self.seconds = 0.0
         self.meter = Meter(metrics)
+        self.random: dict[str, Any] | None = None  # the generators of the checkpoint that is gone on from
 
     def go(self, callbacks: Sequence[Any]) -> History:
         """Train to the end."""
@@ -64,16 +66,17 @@ class Run:
                 for callback in callbacks:
                     tell([callback], "on_start", self.state)
                     started.append(callback)
+                    self.set_generators()
                 while len(self.history) < self.state.recipe.epochs and not self._ends():
                     self._epoch()
                 if self.state.stopped in INTERRUPTED:
-                    tell(callbacks, "on_stop", self.state)
+                    tell_all(callbacks, "on_stop", self.state)
             except BaseException:
                 self.state.failed = True
                 raise
             finally:
                 self.history.stopped = self.state.stopped
-                end(started, self.state)
+                tell_all(started, "on_end", self.state)
         return self.history
 
     def _epoch(self) -> None:
@@ -164,7 +167,13 @@ class Run:
         self.position, self.seconds = state["position"], state["seconds"]
         self.meter.load_state_dict(state["meter"])
         self.history.rows[:] = state["history"]
-        _random.set_state(state["random"])
+        self.random = state["random"]
+        self.set_generators()
+
+    def set_generators(self) -> None:
+        """Go on with the checkpoint's random numbers, after each ``on_start`` too: it has drawn its own before."""
+        if self.random is not None:
+            _random.set_state(self.random)
 
 
 def _channels_last(inputs: Tensor) -> Tensor:

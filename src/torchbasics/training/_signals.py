@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import threading
+from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,7 +22,8 @@ Reason = Literal["signal", "time"]
 class Interrupts:
     """Asked at each step border whether to end the run there; within ``with``, signals are taken as a request.
 
-    A second Ctrl-C is a KeyboardInterrupt at once. Signals that the process ignores stay ignored.
+    A second Ctrl-C is a KeyboardInterrupt at once. Signals that the process ignores stay ignored. One that came too
+    late to end the run is handed to the handler of before, once the run is over.
 
     Args:
         time_limit: Seconds from ``with`` on.
@@ -31,11 +33,13 @@ class Interrupts:
         self.time_limit = time_limit
         self.deadline = float("inf")
         self.signal: int | None = None
+        self.heeded = False
         self.previous: dict[int, Any] = {}
 
     def __call__(self) -> Reason | None:
         """Return why the run is to end, None = it is not."""
         if self.signal is not None:
+            self.heeded = True
             return "signal"
         return "time" if monotonic() > self.deadline else None
 
@@ -52,10 +56,12 @@ class Interrupts:
                 self.previous[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: object, *_: object) -> None:
         for number, handler in self.previous.items():
             signal.signal(number, handler)
         self.previous.clear()
+        if self.signal is not None and not self.heeded and error is None:
+            signal.raise_signal(self.signal)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.signal is not None:
@@ -63,5 +69,6 @@ class Interrupts:
         if self.signal is None:
             self.signal = number
             name = signal.Signals(number).name
-            # print() may be what was interrupted, and cannot be entered twice
-            os.write(2, f"\n{name}: ending the run after this step; Ctrl-C ends it at once\n".encode())
+            # print() may be what was interrupted, and cannot be entered twice; a terminal may be gone
+            with suppress(OSError):
+                os.write(2, f"\n{name}: ending the run after this step; Ctrl-C ends it at once\n".encode())

@@ -17,6 +17,8 @@ from torchbasics.data._batch import Batch, Inputs
 from torchbasics.training._finite import Late, check_gradients, finite
 from torchbasics.training._optim import make_optimizer, make_schedule
 
+LEAST_SCALE = 2.0**-14  # float16's least normal number: a gradient that overflows with this is not finite by itself
+
 
 class Result(NamedTuple):
     """What one batch gave."""
@@ -120,7 +122,7 @@ class Step(ABC):
 
         Raises:
             NonFiniteError: the gradient is not finite; nothing was updated. Under float16 the scaler leaves out the
-                update instead, and lowers its scale.
+                update instead, and lowers its scale, as long as there is one to lower.
         """
         norm = None
         if self.recipe.clip_norm is not None:
@@ -131,6 +133,8 @@ class Step(ABC):
         if self.scaler.is_enabled():
             for loss in losses:
                 finite(loss)  # pragma: no cover  # CUDA
+            if self.scaler.get_scale() < LEAST_SCALE:  # on a device the loss has been waited for
+                check_gradients(optimizer, norm, [])
             self.scaler.step(optimizer)
         elif self.late is not None:
             self.late.look(optimizer, losses)

@@ -39,11 +39,12 @@ class TensorBoard(Callback):
         self.pictures = pictures
         self.classes = classes
         self.waiting: list[tuple[int, float | Tensor, float]] = []
+        self.resumed = False
 
     def on_start(self, state: State) -> None:
         """Open the event file; points after a checkpoint that is gone on from are purged."""
         first = self.waiting[0][0] if self.waiting else state.step + 1  # what waited at the checkpoint comes again
-        self.writer = self.writer_class(str(self.folder), purge_step=first if state.step else None)
+        self.writer = self.writer_class(str(self.folder), purge_step=first if state.step or self.resumed else None)
         batch = self.pictures.first(PICTURES)
         shown = batch is not None and isinstance(batch.inputs, Tensor) and batch.inputs.ndim == 4
         self.batch: Batch | None = batch if shown and batch.inputs.shape[1] in (1, 3) else None  # type: ignore[union-attr]
@@ -84,6 +85,7 @@ class TensorBoard(Callback):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Set what `state_dict` returned."""
         self.waiting = list(state["waiting"])
+        self.resumed = True  # at step 0 too, where the run was killed before its first checkpoint after that
 
     def _picture(self, batch: Batch, model: Any) -> np.ndarray[Any, Any]:
         """Draw what the model makes, or what it takes the images for, or the images alone."""

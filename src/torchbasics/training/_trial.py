@@ -14,8 +14,6 @@ from torchbasics.training._random import forked
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import torch
-
 
 def copies(model: nn.Module, *others: Any) -> Any:
     """Copy *model* and *others* in one go, so that an optimizer's copy holds the parameters of the model's copy.
@@ -41,18 +39,5 @@ def without_trace(batches: Batches, seed: int) -> Iterator[None]:
     """
     if isinstance(batches, LoaderBatches) and batches.once:
         raise ValueError("an iterator can be read once, and would be used up here; give a list or a DataLoader")
-    own = {g: g.get_state() for g in _generators(batches)}
-    try:
-        with forked(seed):
-            yield
-    finally:
-        for generator, state in own.items():
-            generator.set_state(state)
-
-
-def _generators(batches: Batches) -> list[torch.Generator]:
-    loader = getattr(batches, "loader", None)
-    samplers = [loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)]
-    samplers.append(getattr(samplers[-1], "sampler", None))
-    found = [getattr(sampler, "generator", None) for sampler in samplers]
-    return [generator for generator in found if generator is not None]
+    with batches.own_generators_kept(), forked(seed):
+        yield
