@@ -254,9 +254,9 @@ def test_on_windows_no_command_holds_a_key_in_quotes(monkeypatch: pytest.MonkeyP
     assert _command("model", "m.pt") == "torchbasics convert --key=model m.pt OUT.safetensors"
 
 
-@pytest.mark.parametrize("many", [1, 10_000])
+@pytest.mark.parametrize("many", [1, 1000])
 def test_messages_stay_short(many: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """With keys of a megabyte, and with ten thousand of them."""
+    """With keys of a megabyte, and with a thousand of them."""
     key = "k" * (1_000_000 // many)
     contents: dict[str, dict[str, Any]] = {
         "values": {f"{i}{key}": i for i in range(many)},
