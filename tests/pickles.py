@@ -60,6 +60,11 @@ def tensor(
     )
 
 
+def web(levels: int) -> bytes:
+    """The opcodes of a tuple that has one and the same object ``2**levels`` times in it."""
+    return b"K\x01" + b"".join(b"q" + bytes([i]) + b"h" + bytes([i]) + b"\x86" for i in range(levels))
+
+
 def dictionary(**items: bytes) -> bytes:
     """The opcodes of a dict."""
     return b"}(" + b"".join(text(key) + value for key, value in items.items()) + b"u"

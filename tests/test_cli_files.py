@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from torchbasics import io, models
+from torchbasics import _safetensors, io, models
 from torchbasics.cli import main
 
 if TYPE_CHECKING:
@@ -60,6 +60,49 @@ def test_convert_turns_a_state_dict_into_safetensors(
     assert all(torch.equal(t, target.state_dict()[name]) for name, t in source.state_dict().items())
     io.save_state(source, "same.safetensors")
     assert (here / "m.safetensors").read_bytes() == (here / "same.safetensors").read_bytes()
+
+
+ODD = "\x1b]0;title\x07\nintact: yes\u202e"
+
+
+@pytest.mark.parametrize("name", ["esc.pt", "model.safetensors", "state.safetensors"])
+def test_inspect_shows_a_terminal_nothing_but_plain_text(
+    name: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Escape sequences and line ends, in whatever text a file's author has chosen, stand there in quotes; JSON has all."""
+    if name == "esc.pt":
+        torch.save({f"a{ODD}": torch.ones(1), f"note{ODD}": f"text{ODD}", "n": 3}, name)
+        shown = [f"a{ODD}", f"note{ODD}", f"text{ODD}"]
+    elif name == "model.safetensors":
+        io.save(models.MLP(2, (), 2), name, metadata={f"note{ODD}": [f"text{ODD}"], "b": f"other{ODD}", "c": "plain"})
+        shown = [f"note{ODD}", f"text{ODD}", f"other{ODD}"]
+    else:  # what only another program writes
+        fields = {"kind": f"k{ODD}", "model": f"m{ODD}", "config": json.dumps({f"c{ODD}": f"v{ODD}"}), "metadata": "{}"}
+        history = json.dumps({"epochs": [{f"h{ODD}": f"x{ODD}", "loss": 0.5, "b": [1]}]})
+        _safetensors.write(name, {"a": torch.ones(1)}, {**fields, "history": history})
+        shown = [f"{letter}{ODD}" for letter in "kmcvhx"]
+
+    assert main(["inspect", name]) == 0
+    out = capsys.readouterr().out
+
+    assert all(line.isprintable() for line in out.splitlines())
+    assert not any(line.startswith("intact") for line in out.splitlines())
+    assert all(repr(text) in out for text in shown)
+    assert main(["inspect", name, "--json"]) == 0
+    report = json.dumps(json.loads(capsys.readouterr().out))
+    assert all(json.dumps(text)[1:-1] in report for text in shown)
+
+
+def test_inspect_shows_plain_text_as_it_is_and_long_text_cut(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Positive control of the quotes, and a megabyte of notes."""
+    io.save(
+        models.MLP(2, (), 2), "m.safetensors", metadata={"größe": "10 px", "long": "n" * 10**6, "list": [1] * 10**6}
+    )
+    assert main(["inspect", "m.safetensors"]) == 0
+    out = capsys.readouterr().out
+    assert "metadata  größe: 10 px\n" in out
+    assert f"metadata  long: {'n' * 1000}...\n" in out
+    assert len(out) < 4000
 
 
 def test_generate_draws_what_the_seed_says(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
 import re
 import subprocess
 import sys
 import threading
+import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -149,6 +151,33 @@ def test_what_does_not_pass_is_told(answer: Answer, attempts: int, message: str,
     assert files(cache) == []
 
 
+class Plain(urllib.request.HTTPSHandler):
+    """Stands for https where the server has no certificate."""
+
+    def https_open(self, req: Any) -> Any:
+        return self.do_open(http.client.HTTPConnection, req)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https", "ftp"])
+def test_no_redirect_leads_out_of_https(
+    scheme: str, cache: Path, server: Server, published: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who can alter an open connection would choose the file of the first use; to https, it is followed."""
+    monkeypatch.setattr(urllib.request, "HTTPSHandler", Plain)
+    monkeypatch.setattr(_dcgan, "FASHIONGEN", _dcgan.FASHIONGEN.replace("http:", "https:"))
+    there = f"{scheme}{server.url.removeprefix('http')}/mirror"
+    server.answers = [redirect(there), give(published)]
+
+    if scheme == "https":
+        hub.load_dcgan()
+        assert cache.read_bytes() == published
+    else:
+        with pytest.raises(FileNotFoundError, match=rf"answers 302 \(it leads from https to '{there}', which could be"):
+            hub.load_dcgan()
+        assert files(cache) == []
+        assert len(server.asked) == 1
+
+
 def test_redirects_are_followed(cache: Path, server: Server, published: bytes) -> None:
     """To the file, whose name stays that of the first address."""
     server.answers = [redirect("/mirror/a"), redirect("b"), give(published)]
@@ -235,7 +264,7 @@ def test_a_deleted_file_must_come_back_the_same(cache: Path, server: Server, tmp
 
 def test_offline_the_cache_is_enough(cache: Path, monkeypatch: pytest.MonkeyPatch, published: bytes) -> None:
     """Also with a file placed by hand: nothing is asked of the network."""
-    monkeypatch.setattr("urllib.request.urlopen", None)
+    monkeypatch.setattr("urllib.request.build_opener", None)
     cache.parent.mkdir(parents=True)
     cache.write_bytes(published)
 
@@ -364,6 +393,18 @@ def test_a_process_that_comes_second_takes_what_the_first_has_put_there(
 
     assert hub.load_dcgan().loss == "DCGAN"
     assert cache.read_bytes() == published
+
+
+def test_a_file_in_the_cache_beyond_the_limit_is_not_read(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is one given by its path."""
+    cache.parent.mkdir(parents=True)
+    cache.write_bytes(bytes(1001))
+    monkeypatch.setattr(_download, "LIMIT", 1000)
+
+    for weights in ("fashiongen", cache):
+        with pytest.raises(io.CheckpointError, match="has 1,001 bytes; at most 1,000 are read") as e:
+            hub.load_dcgan(weights)
+        assert e.value.reason == "too-large"
 
 
 def test_more_than_the_limit_is_not_taken(cache: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import cmd
 import copy
+import importlib.util
 import io
 import pickle
+import py_compile
 import sys
 import types
 import zipfile
@@ -183,6 +186,54 @@ def test_what_a_process_loads_only_once_is_shared(tmp_path: Path) -> None:
         (folder / f"{name}.py").write_text("raise AssertionError")
 
     assert isinstance(hub.load(folder, "net", source="local"), torch.nn.Linear)
+
+
+@pytest.mark.parametrize("form", ["cmd.py", "cmd.pyc", "cmd/__init__.py"])
+def test_the_standard_library_never_comes_from_the_folder(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even what this process has not imported before; nor does a module of it keep one of the folder's."""
+    folder = repository(tmp_path / "theirs")
+    (folder / form).parent.mkdir(exist_ok=True)
+    (folder / "own.py").write_text("class Cmd: ...")
+    py_compile.compile(str(folder / "own.py"), str(folder / form)) if form.endswith("c") else (
+        folder / form
+    ).write_text("class Cmd: ...")
+    (folder / "hubconf.py").write_text("import cmd, pdb\ndef net(): return cmd.__file__, pdb.cmd.__file__")
+    for name in ("cmd", "pdb"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+    assert hub.load(folder, "net", source="local") == (cmd.__file__, cmd.__file__)
+
+    assert "theirs" not in str(sys.modules["cmd"].__file__)
+    assert sys.modules["pdb"].cmd is sys.modules["cmd"]
+
+
+def test_torch_hub_itself_takes_the_standard_library_from_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Positive control: with torch.hub.load, ``pdb`` keeps the repository's ``cmd``."""
+    folder = repository(tmp_path / "theirs")
+    (folder / "cmd.py").write_text("class Cmd: ...")
+    (folder / "hubconf.py").write_text("import cmd, pdb\ndef net(): return pdb.cmd.__file__")
+    for name in ("cmd", "pdb"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+    assert "theirs" in torch.hub.load(str(folder), "net", source="local")  # type: ignore[no-untyped-call]
+
+
+def test_a_standard_module_of_another_system_is_not_there(tmp_path: Path) -> None:
+    """Programs ask for one to see where they are; the folder's own answers no such question."""
+    other = next(n for n in ("winreg", "fcntl") if importlib.util.find_spec(n) is None)
+    folder = repository(tmp_path / "theirs")
+    (folder / f"{other}.py").write_text("")
+    (folder / "hubconf.py").write_text(f"import {other}\ndef net(): ...")
+    modules = dict(sys.modules)
+
+    with pytest.raises(ModuleNotFoundError, match=f"import of {other} halted"):
+        hub.load(folder, "net", source="local")
+
+    assert sys.modules == modules
 
 
 def test_a_pinned_repository_is_downloaded_once(github: Server, cache: Path, recwarn: pytest.WarningsRecorder) -> None:

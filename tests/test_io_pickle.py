@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import shlex
+import subprocess
+import sys
 from argparse import Namespace
 from collections import Counter, OrderedDict
 from pathlib import Path
@@ -15,6 +19,7 @@ from torch import Tensor, nn
 
 from torchbasics import _pickles, io
 from torchbasics.cli import main
+from torchbasics.io._pickle import _command
 
 OLD = Path(__file__).parent / "fixtures" / "torch16"
 DTYPES = [
@@ -188,7 +193,7 @@ def test_the_state_dict_in_a_checkpoint_is_named_and_converted(
     path = save({"epoch": 3, key: source.state_dict(), "best": {"at": 1}}, Path("checkpoint.pt"))
     error = refused(path)
     assert error.reason == "unsupported"
-    command = f"torchbasics convert --key {key} checkpoint.pt OUT.safetensors"
+    command = f"torchbasics convert --key={key} checkpoint.pt OUT.safetensors"
     assert (
         str(error) == f"'checkpoint.pt' is a checkpoint with the state_dict under {key!r}; take it out with `{command}`"
     )
@@ -202,6 +207,69 @@ def test_the_state_dict_in_a_checkpoint_is_named_and_converted(
     assert torch.equal(target.weight, source.weight)
     assert main(["convert", "--key", "other", "checkpoint.pt", "x.safetensors"]) == 2
     assert f"has no key 'other'; it has 'epoch', '{key}', 'best'" in capsys.readouterr().err
+
+
+KEYS = ["my state", "a; touch harmed", "$(touch harmed)", "`touch harmed`", "a' & touch harmed '", "--help", "größe"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the shell of other systems")
+@pytest.mark.parametrize("key", KEYS)
+def test_a_shell_takes_the_command_of_a_message_as_one_word_each(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the file's author has chosen as key, or as the file's name; the command converts."""
+    (tmp_path / "a folder; touch harmed").mkdir()
+    monkeypatch.chdir(tmp_path)
+    path = save({"epoch": 3, key: {"weight": torch.ones(1, 1)}}, Path("a folder; touch harmed/m.pt"))
+    command = str(refused(path)).partition("take it out with `")[2].removesuffix("`")
+    assert command.startswith("torchbasics convert ")
+    script = "import json, sys; print(json.dumps(sys.argv[1:]))"
+    shell = f'torchbasics() {{ {shlex.quote(sys.executable)} -c {shlex.quote(script)} "$@"; }}\n{command}'
+    words = json.loads(subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=True).stdout)
+    assert words == ["convert", f"--key={key}", str(path), "OUT.safetensors"]
+    assert not Path("harmed").exists()
+    assert main(words) == 0
+    assert Path("OUT.safetensors").exists()
+
+
+def test_a_key_without_quotes_would_harm(tmp_path: Path) -> None:
+    """Positive control: a shell does run what stands in such a key."""
+    subprocess.run(["sh", "-c", f"true --key={KEYS[1]}"], check=True, cwd=tmp_path)
+    assert (tmp_path / "harmed").exists()
+
+
+@pytest.mark.parametrize("key", ["state\n", "a\x1b[2J", "k" * 101])
+def test_no_command_holds_a_key_that_cannot_be_typed(key: str, tmp_path: Path) -> None:
+    """It has a word to put it in the place of; nor is any longer text of the file in a message."""
+    error = str(refused(save({key: {"weight": torch.ones(1, 1)}}, tmp_path / "m.pt")))
+    assert error.isprintable()
+    assert "`torchbasics convert --key=KEY " in error
+
+
+def test_on_windows_no_command_holds_a_key_in_quotes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its command prompt reads beyond single quotes; plain words are as elsewhere."""
+    assert _command("a & calc", "m.pt") == "torchbasics convert '--key=a & calc' m.pt OUT.safetensors"
+    monkeypatch.setattr("torchbasics.io._pickle.os", Namespace(name="nt"))
+    assert _command("a & calc", "m.pt") == "torchbasics convert --key=KEY m.pt OUT.safetensors"
+    assert _command("model", "m.pt") == "torchbasics convert --key=model m.pt OUT.safetensors"
+
+
+@pytest.mark.parametrize("many", [1, 1000])
+def test_messages_stay_short(many: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With keys of a megabyte, and with a thousand of them."""
+    key = "k" * (1_000_000 // many)
+    contents: dict[str, dict[str, Any]] = {
+        "values": {f"{i}{key}": i for i in range(many)},
+        "states": {f"{i}{key}": {"a": torch.ones(1)} for i in range(many)},
+        "names": {f"{i}{key}": torch.ones(1) for i in range(many)},
+    }
+    for content in contents.values():
+        path = save(content, tmp_path / "m.pt")
+        assert len(str(refused(path))) < 4000
+        assert main(["convert", "--key", "other", str(path), str(tmp_path / "o.safetensors")]) == 2
+        err = capsys.readouterr().err
+        assert "has no key 'other'; it has '0k" in err
+        assert len(err) < 4000
 
 
 def test_convert_says_what_it_leaves_out(
@@ -220,6 +288,10 @@ def test_convert_says_what_it_leaves_out(
     )
     io.load_state(nn.Linear(1, 1), "m.safetensors")
     save({"epoch": 3}, Path("none.pt"))
+    assert main(["convert", "gone.pt", "none.safetensors"]) == main(["convert", "gone.bin", "none.safetensors"]) == 2
+    assert (
+        capsys.readouterr().err == "torchbasics convert: no file 'gone.pt'\ntorchbasics convert: no file 'gone.bin'\n"
+    )
     assert main(["convert", "none.pt", "none.safetensors"]) == 2
     assert capsys.readouterr().err == "torchbasics convert: 'none.pt' holds no tensors, but int\n"
     assert not Path("none.safetensors").exists()

@@ -133,6 +133,9 @@ def test_other_bytes_under_a_pickles_ending_are_refused(
 
 
 def test_another_ending_is_refused(tmp_path: Path) -> None:
-    """The ending says the format, and only known ones are read."""
+    """The ending says the format, and only known ones are read; a file that is not there has no format."""
+    with pytest.raises(FileNotFoundError, match=r"no file '.*m.bin'"):
+        io.load_state(nn.Linear(1, 1), tmp_path / "m.bin")
+    (tmp_path / "m.bin").write_text("text")
     with pytest.raises(io.CheckpointError, match=r"ends in '.bin'; load_state reads .safetensors, .pt, .pth, .pkl"):
         io.load_state(nn.Linear(1, 1), tmp_path / "m.bin")

@@ -6,6 +6,9 @@ storages are in the file. Only what it admits goes to ``torch.load(weights_only=
 """
 
 from ._machine import Dense as Dense
+from ._machine import shown as shown
+from ._scan import FILE_LIMIT as FILE_LIMIT
 from ._scan import Scan as Scan
+from ._scan import read_content as read_content
 from ._scan import read_object as read_object
 from ._scan import scan as scan

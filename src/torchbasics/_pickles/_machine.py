@@ -66,6 +66,9 @@ LITERALS = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE"}
 COSTS = {"EMPTY_DICT": 256, "REDUCE": 256, "NEWOBJ": 256, "EMPTY_LIST": 64, "MARK": 64, "TUPLE": 64}
 COSTS |= {"TUPLE1": 64, "TUPLE2": 64, "TUPLE3": 64}
 BUDGET = 24
+ITEM = 128  # the same, for each item of a dict or tuple that is made of another
+# Integers are their own hashes, so that a dict of chosen ones is quadratic: large dicts have small ones only.
+FEW, FEW_LIMIT, KEY_LIMIT = 1000, 2**60, 2**20
 
 
 class Wrong(Exception):  # noqa: N818  # no error of the program
@@ -81,6 +84,20 @@ class Global:
     """A name that the pickle asks for; it is not imported."""
 
     name: str
+
+
+def shown(value: Any) -> str:
+    """Return what a message says of *value*, which a file's author chose: of all that may be endless, the type alone.
+
+    A tuple that holds the same one twice, and so on, takes 150 bytes in a file and no memory, but has no end in words.
+    """
+    if isinstance(value, Global):
+        value = value.name
+    if type(value) is str:
+        return repr(value if len(value) <= 100 else f"{value[:80]}...")
+    if type(value) is int and abs(value) >= 2**64:
+        return "a huge int"
+    return repr(value) if value is None or type(value) in (bool, int, float) else type(value).__name__
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,9 +167,7 @@ class Machine:
             Wrong: no file of tensors would say it.
             IndexError, KeyError, TypeError, ValueError: it makes no sense here.
         """
-        self.left -= COSTS.get(code, 0)
-        if self.left < 0:
-            raise Wrong("too-large", "would take far more memory than the file has bytes")
+        self._take(COSTS.get(code, 0))
         if code in CONSTANTS:
             self.stack.append(CONSTANTS[code])
         elif code in LITERALS:
@@ -164,13 +179,18 @@ class Machine:
                 raise Wrong("unsupported", f"{text}, which torch.save does not write unless told to")
             action(arg)
 
+    def _take(self, cost: int) -> None:
+        self.left -= cost
+        if self.left < 0:
+            raise Wrong("too-large", "would take far more memory than the file has bytes")
+
     def _do_proto(self, arg: int) -> None:
         pass
 
     def _do_global(self, arg: str) -> None:
         name = dotted(arg)
         if name not in KNOWN and name not in self.trusted:
-            raise Wrong("unsafe", f"asks to run {name}, which no state_dict does; it was not run")
+            raise Wrong("unsafe", f"asks to run {plain(name)[:100]}, which no state_dict does; it was not run")
         self.stack.append(Global(name))
 
     def _do_short_binstring(self, arg: str) -> None:
@@ -217,6 +237,8 @@ class Machine:
             put(self.stack[-1], key, value)
 
     def _do_binput(self, arg: int) -> None:
+        if arg > len(self.memo) + 1:  # Python 2 counts from 1 on
+            raise ValueError("it does not number its objects in order")
         self.memo[arg] = self.stack[-1]
 
     _do_long_binput = _do_binput
@@ -235,7 +257,7 @@ class Machine:
             raise Wrong("unsafe", f"holds values of {of.name}, which are no plain numbers")
         storage = Storage(key, STORAGES[of.name], numel)
         if self.storages.setdefault(key, storage) != storage:
-            raise ValueError(f"the storage {key!r} is told in two ways")
+            raise ValueError(f"the storage {shown(key)} is told in two ways")
         self.stack.append(storage)
 
     def _do_reduce(self, arg: None) -> None:
@@ -247,12 +269,12 @@ class Machine:
     def _do_newobj(self, arg: None) -> None:
         args, of = self.stack.pop(), self.stack.pop()
         if args != () or not isinstance(of, Global) or of.name not in self.trusted:
-            raise Wrong("unsafe", f"makes an object of {getattr(of, 'name', of)!r}, which no state_dict does")
+            raise Wrong("unsafe", f"makes an object of {shown(of)}, which no state_dict does")
         self.stack.append(Made(of.name))
 
     def _do_build(self, arg: None) -> None:
         state, made = self.stack.pop(), self.stack[-1]
-        if type(state) is dict and isinstance(made, Made) and all(type(key) is str for key in state):
+        if type(state) is dict and isinstance(made, Made) and not made.state and all(type(key) is str for key in state):
             made.state.update(state)
         elif type(state) is not dict or type(made) is not Ordered or state.keys() - {"_metadata"}:
             raise Wrong("unsafe", f"sets attributes of {type(made).__name__}, which no state_dict does")
@@ -279,8 +301,10 @@ class Machine:
         if name == PARAMETER and len(args) == 3 and isinstance(args[0], Dense | Odd):
             return args[0]
         if name in VALUES and [type(arg) for arg in args] == [VALUES[name]]:
+            self._take(ITEM * len(args[0]))  # torch makes a copy
             return args[0]
         if name == ORDERED and (not args or [type(arg) for arg in args] == [list]):
+            self._take(ITEM * len(args[0]) if args else 0)
             made = Ordered()
             for key, value in args[0] if args else ():  # Python 2's way
                 put(made, key, value)
@@ -293,10 +317,17 @@ def dotted(arg: str) -> str:
     return arg.replace(" ", ".", 1)
 
 
+def plain(name: str) -> str:
+    """Return *name* without what a terminal would take for a command."""
+    return ascii(name)[1:-1]
+
+
 def put(target: Any, key: Any, value: Any) -> None:
     """Set ``target[key]``, of a dict and with a key that is quick to look up."""
     if type(target) not in (dict, Ordered) or type(key) not in (str, int):
         raise ValueError(f"it sets an item of {type(target).__name__} by {type(key).__name__}")
+    if type(key) is int and abs(key) >= (FEW_LIMIT if len(target) < FEW else KEY_LIMIT):
+        raise ValueError(f"it has the key {shown(key)}")
     target[key] = value
 
 
@@ -306,8 +337,8 @@ def _tensor(name: str, args: tuple[Any, ...]) -> Dense | Odd:
     if len(args) != TENSORS[name] or not isinstance(args[0], Storage):
         raise ValueError("a tensor is not told in torch's way")
     storage, offset, shape, stride, *rest = args
-    whole = [offset, *shape, *stride] if type(shape) is type(stride) is tuple else [None]
-    if any(type(n) is not int or not 0 <= n < 2**48 for n in whole) or len(shape) != len(stride) or len(shape) > 64:
+    sound = type(shape) is type(stride) is tuple and len(shape) == len(stride) <= 64
+    if not sound or any(type(n) is not int or not 0 <= n < 2**48 for n in (offset, *shape, *stride)):
         return Odd("of an impossible shape")
     if rest and (type(rest[0]) is not bool or type(rest[1]) is not Ordered or rest[1]):
         raise Wrong("unsafe", "holds a tensor with hooks, which no state_dict does")

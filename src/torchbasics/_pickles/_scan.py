@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import pickletools
 import warnings
 from dataclasses import dataclass, field
@@ -15,12 +16,12 @@ import torch
 from torchbasics import _files
 
 from ._archive import MAGIC, check_legacy_storages, read_zip
-from ._machine import KNOWN, Machine, Odd, Wrong, dotted
+from ._machine import KNOWN, Machine, Odd, Wrong, dotted, plain, shown
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Sequence
 
+FILE_LIMIT = 2**36  # bytes; of a whole file where nothing tells how many it should have
 PICKLE_LIMIT = 32_000_000  # bytes; of the pickle alone, which tells of tensors in some hundred bytes each
 REMEMBERED = 10_000  # names and texts of a pickle; more would only fill memory
 MODULE_MARKS = {"_parameters", "_buffers", "_modules"}  # attributes of every module; no state_dict has them
@@ -60,7 +61,7 @@ class Survey:
 
     def _add(self, name: str) -> None:
         if len(self._names) < REMEMBERED:
-            self._names[ascii(name)[1:-1]] = None  # no control characters for a terminal
+            self._names[plain(name)] = None
 
     @property
     def names(self) -> list[str]:
@@ -128,21 +129,47 @@ def read_object(
     return scan(path, trusted=frozenset(name for _, name in safe_globals), content=content).load(safe_globals)
 
 
-def scan(path: str | os.PathLike[str], *, trusted: frozenset[str] = frozenset(), content: bytes | None = None) -> Scan:
+def read_content(path: str | os.PathLike[str], limit: int = FILE_LIMIT) -> bytes:
+    """Return what is in *path*; of a file that torch.save did not write, the beginning, by which it can be told apart.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: it is no regular file, has more bytes than *limit*, or than there is memory.
+    """
+    _files.check_file(path)
+    with Path(path).open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise _files.refuse(path, "too-large", f"has {size:,} bytes; at most {limit:,} are read here")
+        begin = file.read(len(MAGIC))
+        most = size if begin.startswith((b"PK\3\4", MAGIC)) else min(size, PICKLE_LIMIT)
+        try:
+            return begin + file.read(most - len(begin))
+        except MemoryError as e:
+            raise _files.refuse(path, "too-large", f"has {size:,} bytes; there is no memory for them") from e
+
+
+def scan(
+    path: str | os.PathLike[str],
+    *,
+    trusted: frozenset[str] = frozenset(),
+    content: bytes | None = None,
+    limit: int = FILE_LIMIT,
+) -> Scan:
     """Look through *path* without running anything in it, and without calling torch.
 
     Raises:
         FileNotFoundError: there is no such file.
-        CheckpointError: it is no regular file.
+        CheckpointError: it is no regular file, or has more bytes than *limit*.
     """
-    if content is None:
-        _files.check_file(path)
-        content = Path(path).read_bytes()
+    content = read_content(path, limit) if content is None else content
     found = Scan(str(path), content)  # once: what is looked at is what is read
     survey = Survey()
     try:
         scan_format = _scan_zip if found.content[:4] == b"PK\3\4" else _scan_legacy
         found.root, found.content = scan_format(found.content, survey, trusted)
+    except MemoryError:
+        found.refusal = _files.refuse(path, "too-large", "takes more memory than there is")
     except Wrong as e:
         wrong = e
         foreign = [name for name in survey.names if name not in KNOWN | trusted]
@@ -181,9 +208,8 @@ def _scan_legacy(content: bytes, survey: Survey, trusted: frozenset[str]) -> tup
     stream.seek(len(MAGIC))
     protocol, system = (_follow(stream, Survey(), frozenset()).stack[0] for _ in range(2))
     if protocol != 1001 or type(system) is not dict or system.get("little_endian") is not True:
-        raise Wrong(
-            "unsupported", f"has the format {protocol!r} of {system!r}; 1001 of a little-endian machine is read"
-        )
+        text = f"has the format {shown(protocol)} of {shown(system)}; 1001 of a little-endian machine is read"
+        raise Wrong("unsupported", text)
     machine = _follow(stream, survey, trusted)
     keys = _follow(stream, Survey(), frozenset()).stack[0]
     sizes = {storage.key: (storage.numel, storage.nbytes) for storage in machine.storages.values()}
@@ -211,7 +237,7 @@ def _follow(stream: io.BytesIO, survey: Survey, trusted: frozenset[str]) -> Mach
         raise wrong
     odd = _odd(machine.stack[0])
     if odd is not None:
-        raise Wrong("unsafe", f"holds {odd[0]!r}, which is no plain dense tensor but {odd[1].why}")
+        raise Wrong("unsafe", f"holds {shown(odd[0])}, which is no plain dense tensor but {odd[1].why}")
     return machine
 
 
@@ -249,7 +275,7 @@ def _odd(root: Any) -> tuple[Any, Odd] | None:
 def _whole(path: str, model: str, others: list[str]) -> str:
     others = [name for name in others if name not in HARMLESS and not name.startswith("torch.nn.")]
     also = f" (it also asks for {_listed(others)})" if others else ""
-    name = Path(path).name
+    name, model = Path(path).name, model[:100]
     return (
         f"holds a whole pickled model of the class {model}, which only runs with its code{also}; where it came from, "
         f"if you trust it, write `model = torch.load({name!r}, weights_only=False)` (before torch 1.13 without "

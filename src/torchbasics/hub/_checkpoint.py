@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from torchbasics import _files, _pickles, _safetensors
+from torchbasics._pickles import shown
 from torchbasics.io import _fit
+from torchbasics.io._pickle import listed
 from torchbasics.models._dcgan import Generator
 
 if TYPE_CHECKING:
@@ -53,18 +55,18 @@ def from_pickle(where: str, content: bytes) -> Checkpoint:
     """
     state = _pickles.read_object(where, safe_globals=[(_Config, CONFIG_CLASS)], content=content)
     if not isinstance(state, dict) or not {"config", "netG"} <= state.keys():
-        found = sorted(map(str, state)) if isinstance(state, dict) else type(state).__name__
+        found = listed(state) if isinstance(state, dict) else type(state).__name__
         raise _files.refuse(where, "unsupported", f"is no GAN-zoo checkpoint: it has {found}, not 'config' and 'netG'")
     config = state["config"]
     values = config if isinstance(config, dict) else getattr(config, "__dict__", {})
     given = values.get("attribKeysOrder") or {}
     tables = list(given.values()) if isinstance(given, dict) else [None]
     if not all(isinstance(t, dict) and type(t.get("order")) is int and "values" in t for t in tables):
-        raise _files.refuse(where, "unsupported", f"has attribKeysOrder={given!r}, which is no table of them")
+        raise _files.refuse(where, "unsupported", f"has attribKeysOrder={shown(given)}, which is no table of labels")
     ordered = sorted(given, key=lambda name: given[name]["order"])
     orders = [given[name]["order"] for name in ordered]
     if orders != list(range(len(orders))):
-        raise _files.refuse(where, "unsupported", f"numbers its attributes {orders}, not from 0 on")
+        raise _files.refuse(where, "unsupported", f"numbers its attributes {listed(orders)}, not from 0 on")
     attributes = {name: given[name]["values"] for name in ordered}
     return _made(
         where, values.get("noiseVectorDim"), values.get("lossCriterion"), attributes,
@@ -102,13 +104,14 @@ def write(path: Path, tensors: Mapping[str, Tensor], noise_dim: int, loss: str, 
 def _made(where: str, noise_dim: Any, loss: Any, attributes: Any, net: Any, average: Any) -> Checkpoint:
     """Check the configuration, and build both networks by it."""
     if type(noise_dim) is not int or noise_dim < 1 or not isinstance(loss, str) or loss not in LINEAR:
-        shown = f"noiseVectorDim={noise_dim!r}, lossCriterion={loss!r}"
-        text = f"has the configuration {shown}; needed: a number, one of {[*LINEAR]}"
+        found = f"noiseVectorDim={shown(noise_dim)}, lossCriterion={shown(loss)}"
+        text = f"has the configuration {found}; needed: a number, one of {[*LINEAR]}"
         raise _files.refuse(where, "unsupported", text)
     for name, values in attributes.items() if isinstance(attributes, dict) else [(attributes, None)]:
         plain = isinstance(values, (list, tuple)) and all(isinstance(v, (str, int, float)) for v in values)
         if not isinstance(name, str) or not plain or not values:
-            raise _files.refuse(where, "unsupported", f"gives its label {name!r} the values {values!r}, which are none")
+            text = f"gives its label {shown(name)} the values {shown(values)}, which are no list of texts and numbers"
+            raise _files.refuse(where, "unsupported", text)
     attributes = {name: list(values) for name, values in attributes.items()}
     inputs = noise_dim + sum(map(len, attributes.values()))
     return Checkpoint(_generator(where, net, inputs), _generator(where, average, inputs), noise_dim, loss, attributes)
@@ -119,7 +122,7 @@ def _generator(where: str, state: Any, inputs: int) -> Generator:
     tensors: dict[str, Tensor] = {}
     for name, value in state.items() if isinstance(state, dict) else ():
         if not isinstance(name, str) or not _is_plain(value):
-            raise _files.refuse(where, "unsafe", f"holds {name!r}, which is no plain dense tensor")
+            raise _files.refuse(where, "unsafe", f"holds {shown(name)}, which is no plain dense tensor")
         if not name.endswith(STATISTICS):
             tensors[name] = value.detach().clone(memory_format=torch.contiguous_format)
     first, last = tensors.get("formatLayer.weight"), tensors.get("main.outlayer.weight")
@@ -130,11 +133,14 @@ def _generator(where: str, state: Any, inputs: int) -> Generator:
         text = f"holds no generator of the GAN zoo's DCGAN: its widths are {first.shape[1]} and {last.shape[0]}"
         raise _files.refuse(where, "unsupported", text)
     if first.shape[0] != inputs:
-        text = f"has a generator of {first.shape[0]} inputs, but its configuration tells of {inputs}"
+        text = f"has a generator of {first.shape[0]} inputs, but its configuration tells of {shown(inputs)}"
         raise _files.refuse(where, "mismatch", text)
     with torch.device("meta"):  # takes neither memory nor random numbers: the shapes may be anything
         net = _with_batch_statistics(Generator(inputs, last.shape[1], last.shape[0], depth))
     _fit.check_kinds(where, "Generator", _fit.kinds(net.state_dict()), _fit.kinds(tensors))
+    bad = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
+    if bad:
+        raise _fit.mismatch(where, "Generator", [f"values that are not finite in {listed(bad)}"])
     net.load_state_dict(tensors, assign=True)
     return net
 

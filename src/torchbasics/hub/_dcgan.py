@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from torchbasics import _checks, _files
+from torchbasics import _checks, _env, _pickles
 from torchbasics.hub import _checkpoint, _download, _repository
 from torchbasics.models._inputs import check_tensor, wrong_shape
 
@@ -192,17 +192,17 @@ def load_dcgan(
     weights: str | os.PathLike[str] = ...,
     *,
     which: Literal["netG", "avgG"] = ...,
-    device: torch.device | str | None = ...,
+    device: torch.device | str = ...,
     source: Literal["native"] = ...,
     progress: bool = ...,
 ) -> PretrainedDCGAN: ...
 @overload
-def load_dcgan(*, device: torch.device | str | None = ..., source: Literal["upstream"]) -> Any: ...
+def load_dcgan(*, device: torch.device | str = ..., source: Literal["upstream"]) -> Any: ...
 def load_dcgan(
     weights: str | os.PathLike[str] = "fashiongen",
     *,
     which: Literal["netG", "avgG"] = "netG",
-    device: torch.device | str | None = None,
+    device: torch.device | str = "auto",
     source: Literal["native", "upstream"] = "native",
     progress: bool = True,
 ) -> Any:
@@ -212,7 +212,7 @@ def load_dcgan(
         weights: "fashiongen", the published one, downloaded once to ``torch.hub.get_dir()``; or the path of a
             checkpoint, upstream's own or one of `save_dcgan`.
         which: The network behind ``forward``, ``sample`` and ``test``; ``test(getAvG=True)`` is always "avgG".
-        device: Where it goes: "cpu", "cuda", "auto", ...; None = the CPU. It stands for upstream's ``useGPU``.
+        device: Where it goes: "cpu", "cuda", ...; "auto" = a GPU if there is one. It stands for upstream's ``useGPU``.
         source: "native"; or "upstream" for what torch.hub itself makes of it: the project's own object, by its own
             code and its own unpickling, which can run anything; isolated as in `torchbasics.hub.load`.
         progress: Whether a download shows how far it is, on stderr.
@@ -228,11 +228,7 @@ def load_dcgan(
         Radford, Metz, Chintala, Unsupervised Representation Learning with DCGANs, 2016, arXiv:1511.06434.
     """
     _checks.choice("network", which, ("netG", "avgG"))
-    target = torch.device("cpu")
-    if device is not None:
-        from torchbasics._env import device as named
-
-        target = named(device)
+    target = _env.device(device)
     if _checks.choice("source", source, ("native", "upstream")) == "upstream":
         if weights != "fashiongen" or which != "netG":
             raise ValueError("source='upstream' has neither weights nor which; its test(noise, getAvG=True) is avgG")
@@ -261,7 +257,6 @@ def _read(weights: str | os.PathLike[str], progress: bool) -> _checkpoint.Checkp
     path = Path(weights)
     if not path.exists():
         raise FileNotFoundError(f"no file {str(path)!r}; give the path of a GAN-zoo checkpoint, or 'fashiongen'")
-    _files.check_file(path)
     if path.suffix == ".safetensors":
         return _checkpoint.from_safetensors(path)
-    return _checkpoint.from_pickle(str(path), path.read_bytes())
+    return _checkpoint.from_pickle(str(path), _pickles.read_content(path, _download.LIMIT))

@@ -56,6 +56,8 @@ def cached(url: str, read: Callable[[str, bytes], T], *, progress: bool) -> T:
     record = path.with_name(f"{path.name}.sha256")
     known = record.read_text(encoding="utf-8").partition(" ")[0] if record.exists() else None
     there = path.exists()
+    if there and path.stat().st_size > LIMIT:
+        raise _files.refuse(path, "too-large", f"has {path.stat().st_size:,} bytes; at most {LIMIT:,} are read")
     content = path.read_bytes() if there else _fetched(url, path, progress)
     if not there and path.exists():  # another process was faster
         return cached(url, read, progress=progress)
@@ -130,7 +132,7 @@ def _by_hand(path: Path) -> str:
 def _attempt(url: str, progress: bool) -> bytes:
     request = urllib.request.Request(url, headers={"User-Agent": "torchbasics"})
     parts, have = [], 0
-    with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+    with urllib.request.build_opener(_Redirects).open(request, timeout=TIMEOUT) as answer:
         length = answer.headers.get("Content-Length", "")
         total = int(length) if length.isdecimal() else None
         with _bar(total, progress) as bar:
@@ -143,6 +145,16 @@ def _attempt(url: str, progress: bool) -> bytes:
     if total is not None and have < total:  # urllib itself takes this for the end of the file
         raise CutError(f"the connection was cut after {have} of {total} bytes")
     return b"".join(parts)
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows a server to another address, but not from one that nobody can listen to or alter to one that is open."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        if req.type == "https" and not newurl.lower().startswith("https:"):
+            text = f"it leads from https to {newurl[:200]!r}, which could be anybody's"
+            raise urllib.error.HTTPError(req.full_url, code, text, headers, fp)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _bar(total: int | None, progress: bool) -> Any:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import sys
+from importlib.machinery import all_suffixes
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,11 +24,14 @@ def isolated(folder: Path) -> Iterator[None]:
     Modules of this process that have the name of one in *folder*, such as ``models`` or ``utils``, are out of sight in
     the block and back after it; ``sys.path`` is as before. Of what is in `SHARED`, this process's own is used.
     """
-    names = _importable(folder) - SHARED
+    found = _importable(folder)
+    names = found - {name for name in found & SHARED if _imports(name)}
     hidden = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in names}
     for name in hidden:
         del sys.modules[name]
     before, path = set(sys.modules), list(sys.path)
+    for name in names & sys.stdlib_module_names:  # of another system
+        sys.modules[name] = None  # type: ignore[assignment]  # how Python writes that it cannot be imported
     try:
         yield
     finally:
@@ -39,8 +44,19 @@ def isolated(folder: Path) -> Iterator[None]:
 
 def _importable(folder: Path) -> set[str]:
     """Return the names that can be imported when *folder* is on ``sys.path``."""
-    found = {p.stem if p.suffix == ".py" else p.name for p in folder.iterdir() if p.is_dir() or p.suffix == ".py"}
+    there = list(folder.iterdir())
+    found = {path.name for path in there if path.is_dir()}
+    found |= {path.name.removesuffix(end) for path in there for end in all_suffixes() if path.name.endswith(end)}
     return {name for name in found if name.isidentifier()}
+
+
+def _imports(name: str) -> bool:
+    """Import this process's own *name*, before another of that name is on the path, and tell whether there is one."""
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        return False
+    return True
 
 
 def _lies_in(module: ModuleType, folder: Path) -> bool:

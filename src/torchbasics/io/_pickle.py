@@ -2,55 +2,64 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from torchbasics import _files, _pickles
+from torchbasics._pickles import shown
 
 if TYPE_CHECKING:
-    import os
+    from collections.abc import Iterable
 
 SUFFIXES = (".pt", ".pth", ".pkl")
 SHARED = 4  # how many names a tensor may have on the average; more would only fill memory
+TIMES = 16  # how often the model a file may be, with an optimizer's state and averages beside it ...
+BESIDE = 2**27  # ... and bytes that it may have besides
+NAMED = 8  # keys that a message names
 
 
-def read_pickle(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Return the state_dict in *path*, on the CPU.
+def read_pickle(path: str | os.PathLike[str], nbytes: int | None = None) -> dict[str, Tensor]:
+    """Return the state_dict in *path*, on the CPU; with *nbytes*, for a model that has so many.
 
     Raises:
         FileNotFoundError: there is no such file.
         CheckpointError: it is not a state_dict of plain tensors, or torch does not read it with ``weights_only=True``.
     """
-    tensors, left_out = read_part(path)
+    limit = _pickles.FILE_LIMIT if nbytes is None else TIMES * nbytes + BESIDE
+    tensors, left_out = read_part(path, limit=limit)
     if left_out:
         name, kind = next(iter(left_out.items()))
-        text = f"holds no state_dict: {name!r} is {kind}; `torchbasics convert` takes the tensors out"
+        text = f"holds no state_dict: {shown(name)} is {kind}; `torchbasics convert` takes the tensors out"
         raise _files.refuse(path, "unsupported", text)
     return tensors
 
 
-def read_part(path: str | os.PathLike[str], key: str | None = None) -> tuple[dict[str, Tensor], dict[Any, str]]:
+def read_part(
+    path: str | os.PathLike[str], key: str | None = None, *, limit: int = _pickles.FILE_LIMIT
+) -> tuple[dict[str, Tensor], dict[Any, str]]:
     """Return the tensors in *path* or, with *key*, those under it, and of what kind the entries beside them are.
 
     Raises:
         FileNotFoundError: there is no such file.
-        CheckpointError: it is no dict of plain tensors; where there is one under some key, the message names it.
+        CheckpointError: it is no dict of plain tensors; where there is one under some key, the message names it;
+            or it has more than *limit* bytes.
     """
-    found = _pickles.scan(path)
+    found = _pickles.scan(path, limit=limit)
     state = found.load()
     told = found.root
     if key is not None and isinstance(told, dict):
         if key not in told:
-            raise _files.refuse(path, "mismatch", f"has no key {key!r}; it has {', '.join(map(repr, told))}")
+            raise _files.refuse(path, "mismatch", f"has no key {key!r}; it has {listed(told)}")
         state, told = state[key], told[key]
     if not isinstance(told, dict) or not isinstance(state, dict):
         raise _files.refuse(path, "unsupported", f"holds {_kind(told)}, not a state_dict")
     keys = states_in(told)
     if keys and not any(isinstance(value, _pickles.Dense) for value in told.values()):
-        text = f"is a checkpoint with the state_dict under {' or '.join(map(repr, keys))}; take it out with"
-        command = f"torchbasics convert --key {keys[0]} {path!s} OUT.safetensors"
-        raise _files.refuse(path, "unsupported", f"{text} `{command}`")
+        text = f"is a checkpoint with the state_dict under {listed(keys, ' or ')}; take it out with"
+        raise _files.refuse(path, "unsupported", f"{text} `{_command(keys[0], str(path))}`")
     wanted = {name: told[name] for name in told if type(name) is str and isinstance(told[name], _pickles.Dense)}
     if sum(tensor.nbytes for tensor in wanted.values()) > SHARED * len(found.content):
         raise _files.refuse(path, "unsafe", "has far more values under its names than in the file")
@@ -68,10 +77,28 @@ def states_in(told: Any) -> list[str]:
     ]  # fmt: skip
 
 
+def listed(names: Iterable[Any], between: str = ", ") -> str:
+    """Return the first of *names* for a message, and how many more there are."""
+    told = [shown(name) for name in names]
+    more = [f"{len(told) - NAMED} more"] if len(told) > NAMED else []
+    return between.join(told[:NAMED] + more)
+
+
+def _command(key: str, path: str) -> str:
+    """Return the command that converts what is under *key*, which the file's author chose: no shell runs a part of it.
+
+    The command prompt of Windows does not know the quotes that make a word of anything.
+    """
+    quoted = shlex.quote(f"--key={key}")
+    sound = key.isprintable() and len(key) <= 100 and (os.name != "nt" or not quoted.startswith("'"))
+    named = quoted if sound and path.isprintable() else "--key=KEY"
+    return f"torchbasics convert {named} {shlex.quote(path) if path.isprintable() else 'IN'} OUT.safetensors"
+
+
 def _plain(path: str | os.PathLike[str], name: str, value: Any, told: _pickles.Dense) -> Tensor:
     """Return *value* if torch read what the scan tells, so that no trick passes that only one of them falls for."""
     if type(value) not in (Tensor, nn.Parameter) or (value.dtype, tuple(value.shape)) != (told.dtype, told.shape):
-        raise _files.refuse(path, "unsafe", f"holds {name!r}, which is no plain dense tensor")
+        raise _files.refuse(path, "unsafe", f"holds {shown(name)}, which is no plain dense tensor")
     tensor: Tensor = value.detach().contiguous()
     # A part of a larger storage would keep all of it in memory.
     return tensor.clone() if tensor.untyped_storage().nbytes() > told.nbytes else tensor

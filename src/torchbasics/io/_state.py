@@ -60,13 +60,14 @@ def load_state(model: nn.Module, path: str | os.PathLike[str], *, allow_nonfinit
     suffix, bare = Path(path).suffix, unwrapped(model)
     wanted, name = state_of(bare), type(bare).__name__
     if suffix in SUFFIXES:
-        tensors = read_pickle(path)
+        tensors = read_pickle(path, sum(tensor.nbytes for tensor in wanted.values()))
         _fit.check_kinds(str(path), name, _fit.kinds(wanted), _fit.kinds(tensors))
     elif suffix == ".safetensors":
         with _safetensors.opened(path) as file:
             _fit.check_kinds(str(path), name, _fit.kinds(wanted), kinds_of(file), hint=_hint(file))
             tensors = file.read()
     else:
+        _files.check_file(path)
         text = f"ends in {suffix!r}; load_state reads .safetensors, {', '.join(SUFFIXES)}"
         raise _files.refuse(path, "unsupported", text)
     _fit.check_values(str(path), name, wanted, tensors, nonfinite=allow_nonfinite)
