@@ -54,7 +54,7 @@ def _tensors(data: Any, name: str) -> Iterator[tuple[str, Any]] | None:
         return _joined([data.images, data.targets], name)
     if isinstance(data, Mapping):
         return _joined([part for pair in data.items() for part in pair], name)
-    if isinstance(data, (list, tuple)) and all(isinstance(part, int) for part in data):  # indices, quickly
+    if isinstance(data, (list, tuple, range)) and all(isinstance(part, int) for part in data):  # indices, quickly
         return iter([(name, torch.tensor(data, dtype=torch.int64))])
     if isinstance(data, (list, tuple)):
         return _joined(data, name)

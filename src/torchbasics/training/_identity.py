@@ -32,7 +32,7 @@ DIGESTS = {
     "source": "the source of the model's class",
     "settings": "the attributes of the model",
     "objects": "the code or the values of the recipe's",
-    "metrics_source": "the code of the metrics, in the middle of an epoch",
+    "metrics_source": "the code of the metrics (in the middle of an epoch)",
 }
 
 # Values of a recipe that may be functions or instances.
@@ -163,10 +163,10 @@ def tell_numerics(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         )
 
 
-def _describe(model: nn.Module) -> str:
-    """Return the model's class, and its arguments where it tells them."""
-    name = type(model).__qualname__
-    return f"{name}({model.extra_repr()})" if isinstance(model, Model) else name
+def _describe(module: nn.Module) -> str:
+    """Return a module's class, and its arguments where it tells them."""
+    told, name = module.extra_repr(), type(module).__qualname__
+    return f"{name}({told})" if told or isinstance(module, Model) else name
 
 
 def _layout(state: Mapping[str, Any]) -> dict[str, str]:
@@ -179,7 +179,7 @@ def _layout(state: Mapping[str, Any]) -> dict[str, str]:
 def _differences(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
     names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
     told = [f"{name!r} was {before.get(name, 'absent')} and is {after.get(name, 'absent')}" for name in names[:SHOWN]]
-    return told + ([f"and {len(names) - SHOWN} more differences of the models"] if len(names) > SHOWN else [])
+    return told + ([f"and {len(names) - SHOWN} more differences"] if len(names) > SHOWN else [])
 
 
 def _short(text: str) -> str:
