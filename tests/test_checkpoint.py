@@ -298,10 +298,12 @@ def own_model(body: str) -> type[nn.Module]:
 
 
 def test_a_run_that_only_digests_tell_apart_goes_on_when_told_to() -> None:
-    """See the three tests below; here are their words."""
+    """See the tests below and those of the identity; here are their words."""
     assert _identity.DIGESTS == {
         "data": "the data", "validation": "the validation data", "weights": "the starting weights",
-        "source": "the source of the model's class",
+        "source": "the source of the model's class", "settings": "the attributes of the model",
+        "objects": "the code or the values of the recipe's",
+        "metrics_source": "the code of the metrics (in the middle of an epoch)",
     }  # fmt: skip
 
 

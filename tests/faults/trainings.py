@@ -118,8 +118,9 @@ def straight_to_the_final_path(folder: Path) -> Any:
     def write(path: Path, state: Mapping[str, Any], step: int) -> None:
         path.mkdir(parents=True)
         files = {_store.STATE: _store._write(path / _store.STATE, lambda file: torch.save(dict(state), file))}
-        manifest = json.dumps({"format": _store.FORMAT, "step": step, "files": files})
-        _store._write(path / _store.MANIFEST, lambda file: file.write(manifest.encode()))
+        manifest = {"format": _store.FORMAT, "step": step, "files": files}
+        signed = json.dumps({**manifest, "digest": _store._digest(manifest)})
+        _store._write(path / _store.MANIFEST, lambda file: file.write(signed.encode()))
 
     _store.write = write
     return train(folder, workers=0)

@@ -25,11 +25,10 @@ from torch.utils.data import (
 from torchbasics import _checks
 from torchbasics._files import tensors_digest
 from torchbasics.data._batch import Batch, as_batch, as_inputs, as_tensor, each, leaves
+from torchbasics.data._facts import DIGESTED, digest, loader_facts
 from torchbasics.data._images import Images
 from torchbasics.data._order import order, split
 from torchbasics.data._seeded import Seeded, generators_kept, ignore_signals
-
-DIGESTED = 2**28  # bytes of a tensor that are read for its digest: a fraction of a second
 
 
 class Batches:
@@ -76,6 +75,10 @@ class Batches:
     def digest(self) -> str | None:
         """Return a digest of the data where it lies in memory, else None."""
         return None
+
+    def describe(self) -> dict[str, Any]:
+        """Return how a loader of the user's makes its batches, as plain data."""
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the next epoch depends on beside its number: nothing, but for a loader of the user's."""
@@ -180,6 +183,10 @@ class DatasetBatches(Batches):
             for worker in workers:
                 worker.kill()  # one that hangs does not hear SIGTERM
 
+    def digest(self) -> str | None:
+        """Digest a dataset of tensors, or a part of one; others are known by their length."""
+        return digest(self._seeded.dataset)
+
     def gather(self, index: Tensor, epoch: int) -> Batch:
         """Read the samples one by one and collate them, as torch's DataLoader does."""
         with generators_kept():
@@ -252,6 +259,14 @@ class LoaderBatches(Batches):
             return set()
         sizes = _sizes(len(loader.sampler), loader.batch_size)
         return {size for size in sizes if size == loader.batch_size or not loader.drop_last}
+
+    def digest(self) -> str | None:
+        """Digest a list, or a dataset of tensors in a DataLoader; other datasets are known by their length."""
+        return digest(self.loader)
+
+    def describe(self) -> dict[str, Any]:
+        """Return a DataLoader's sizes, and what orders its samples."""
+        return loader_facts(self.loader)
 
     @contextmanager
     def own_generators_kept(self) -> Iterator[None]:

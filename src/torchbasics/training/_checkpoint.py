@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 
+from torchbasics._model import COMPILED, unwrapped
 from torchbasics._recipe import EarlyStopping
 from torchbasics.data._batches import LoaderBatches
 from torchbasics.training import _identity, _random, _store
 from torchbasics.training._callbacks import Callback, State, score
 from torchbasics.training._finite import NonFiniteError
-from torchbasics.training._metrics import make_metrics
 
 if TYPE_CHECKING:
     from torch import nn
@@ -73,16 +73,16 @@ class Checkpoints:
         Raises:
             ValueError: it is another run; nothing was changed.
         """
-        identity = _identity.identify(run.model, run.state.recipe, run.train, run.validation)
-        identity["metrics"] = None if run.metrics is None else list(make_metrics(run.metrics))
+        identity = _identity.identify(run)
         identity |= {"seed": seed, "numerics": _identity.numerics(run.device, run.state.recipe), "origin": self.origin}
         if self.found is not None:
-            identity["weights"] = check(self.found, identity, run.model, resume)
+            identity["weights"] = check(self.found, identity, run, resume)
             _identity.tell_numerics(self.found.state["numerics"], identity["numerics"])
         parts = [*callbacks, Checkpointer(run, self, identity)]
         if self.found is not None:
             run.load_state_dict(self.found.state, parts)
-            if self.found.state["validation"] != identity["validation"]:
+            stops = run.state.recipe.early_stopping is not None and not _identity.stops_by_validation(run.state.recipe)
+            if self.found.state["validation"] != identity["validation"] and not stops:
                 parts[-1].best = None  # of other data
             run.state.notes.append(_note(run, self.found.path))
         if isinstance(run.train, LoaderBatches) and not run.train.exact and (run.position or self.every is not None):
@@ -237,38 +237,49 @@ def _find_given(made: Checkpoints, given: Path) -> None:
     made.origin = origin
 
 
-def check(found: Found, now: Mapping[str, Any], model: nn.Module, resume: Resume) -> str:
+def check(found: Found, now: Mapping[str, Any], run: Run, resume: Resume) -> str:
     """See that a checkpoint belongs to this run, and return the digest of the weights that the run began with.
 
     Raises:
-        ValueError: a value has changed that would alter the run, or with "auto" the data, the starting weights or the
-            source of the model's class.
+        ValueError: a value has changed that would alter the run, or with "auto" the data, the starting weights, the
+            source of the model's class, or what the recipe's functions and instances do.
     """
     then, path = found.state, str(found.path)
-    changed = _identity.changes(then, now, model)
+    own = now["weights"] != then["weights"] and (
+        now["weights"] in map(_identity.weights_digest, _trained(then, run.model))
+    )
+    changed = _identity.changes(then, now, run, own=own)
     if changed:
         raise ValueError(
             f"{path!r} is of another run: {'; '.join(changed)}; undo the change, or give another checkpoint folder"
         )
-    other = [name for name in _identity.DIGESTS if then[name] != now[name]]
-    if "weights" in other and now["weights"] in map(_identity.weights_digest, _trained(then)):
-        other.remove("weights")
+    other = _identity.digests_changed(then, now)
+    if own:  # the attributes of the model have moved with its weights
+        other = {name: text for name, text in other.items() if name not in ("weights", "settings")}
         now = then
     if other and resume == "auto":
         raise ValueError(
-            f"{', '.join(_identity.DIGESTS[name] for name in other)} changed since {path!r} was written; go on all "
-            "the same with resume=True, or begin anew in another checkpoint folder"
+            f"{', '.join(other.values())} changed since {path!r} was written; go on all the same with resume=True, "
+            "or begin anew in another checkpoint folder"
         )
     return now["weights"]  # type: ignore[no-any-return]  # a digest
 
 
-def _trained(state: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield what this very run has made of the model so far: as trained, averaged, and the best that was put back."""
+def _trained(state: Mapping[str, Any], model: nn.Module) -> Iterator[dict[str, Any]]:
+    """Yield what this very run has made of the model so far: as trained, averaged, and the best that was put back.
+
+    The average has one name for tensors that are tied, and also what the model's state leaves out.
+    """
     yield state["model_state"]
+    bare, first = unwrapped(model), dict[int, str]()
+    tensors = [*bare.named_parameters(remove_duplicate=False), *bare.named_buffers(remove_duplicate=False)]
+    same = {
+        name: first.setdefault(id(tensor), name) for name, tensor in ((n.replace(COMPILED, ""), t) for n, t in tensors)
+    }
     for name in ("torchbasics.Average", "torchbasics.Stopper"):
         weights = state["callbacks"].get(name, {}).get("weights")
         if weights:
-            yield {**state["model_state"], **weights}
+            yield {k: weights.get(k, weights.get(same.get(k), v)) for k, v in state["model_state"].items()}
 
 
 def _note(run: Run, path: Path) -> str:

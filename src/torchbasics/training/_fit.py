@@ -83,10 +83,12 @@ def fit(
         checkpoint_every: Updates between two checkpoints; None = one an epoch.
         keep: How many of the newest checkpoints stay, beside the best by validation loss.
         resume: "auto" = go on where *checkpoint* has one of this very run: same recipe, data, starting weights and
-            model; True = it must have one, and data, starting weights or the model's source may have changed;
-            False = it must have none; or the path of one elsewhere. A user's own DataLoader goes on exactly from the
-            end of an epoch, and within one where it has ``state_dict`` and ``load_state_dict``; what a sampler of your
-            own keeps is saved where it is a ``torch.Generator`` in its attribute ``generator``.
+            model; True = it must have one, and data, starting weights, or what code does may have changed; False = it
+            must have none; or the path of one elsewhere. Functions and classes are compared without what they call,
+            data by values where they are tensors or a TensorDataset, other Datasets by length alone. A user's own
+            DataLoader goes on exactly from the end of an epoch, and within one where it has ``state_dict`` and
+            ``load_state_dict``; what a sampler of your own keeps is saved where it is a ``torch.Generator`` in its
+            attribute ``generator``.
         progress: None = a bar on a terminal, else a line an epoch; True = a bar; False = nothing.
         callbacks: Objects with any of ``on_start``, ``on_step``, ``on_epoch``, ``on_stop``, ``on_end``, each called
             with a `State`; see `Callback`.
