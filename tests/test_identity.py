@@ -471,9 +471,10 @@ def test_stopping_by_the_training_loss_does_not_look_at_validation_data(monitor:
     options: dict[str, Any] = {
         "schedule": None, "batch_size": 16, "checkpoint": tmp_path, "early_stopping": EarlyStopping(9, monitor),
     }  # fmt: skip
-    quiet(Own(), blobs(), epochs=1, validation=blobs(n=9, seed=2), **options)
+    start = Own()
+    quiet(copy.deepcopy(start), blobs(), epochs=1, validation=blobs(n=9, seed=2), **options)
     best = newest(tmp_path)["callbacks"]["torchbasics.Checkpointer"]
-    again = partial(quiet, Own(), blobs(), epochs=2, validation=blobs(n=9, seed=3), **options)
+    again = partial(quiet, start, blobs(), epochs=2, validation=blobs(n=9, seed=3), **options)
 
     with pytest.raises(ValueError, match="the validation data changed since" if monitor == "loss" else "other valida"):
         again()
