@@ -192,10 +192,10 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], fields: M
         places = [[len(header) + slots[name].start for name in names] for names in groups]
         pieces = (_written(file, tensors[names[0]], at) for names, at in zip(groups, places, strict=True))
         hashes = iter(_hashed(itertools.chain.from_iterable(pieces), end))
-        leaves = {}
+        leaves: dict[str, list[bytes]] = {}
         for names in groups:
-            count = -(-_size(tensors[names[0]]) // PIECE)
-            leaves |= dict.fromkeys(names, list(itertools.islice(hashes, count)))
+            of_one = list(itertools.islice(hashes, -(-_size(tensors[names[0]]) // PIECE)))
+            leaves |= dict.fromkeys(names, of_one)
         digest = _root(header, (leaf for name in slots for leaf in leaves[name]))
         file.seek(0)
         file.write(_encode(slots, {**known, "digest": digest}))

@@ -55,10 +55,13 @@ def load_state(model: nn.Module, path: str | os.PathLike[str], *, allow_nonfinit
 
     Raises:
         FileNotFoundError: there is no such file.
+        ValueError: a parameter or buffer of the model has no memory yet.
         CheckpointError: the file cannot be trusted, or does not fit the model; the message lists every difference.
     """
+    _files.check_file(path)
     suffix, bare = Path(path).suffix, unwrapped(model)
     wanted, name = state_of(bare), type(bare).__name__
+    check_memory(wanted)
     if suffix in SUFFIXES:
         tensors = read_pickle(path)
         _fit.check_kinds(str(path), name, _fit.kinds(wanted), _fit.kinds(tensors))
@@ -73,8 +76,10 @@ def load_state(model: nn.Module, path: str | os.PathLike[str], *, allow_nonfinit
     with _all_or_nothing(bare):
         try:
             bare.load_state_dict(tensors)
+            loaded = state_of(bare)
         except Exception as e:  # the model's own code refuses, or its memory cannot be written
-            raise _fit.mismatch(str(path), name, [str(e)]) from e
+            raise _fit.mismatch(str(path), name, [_files.brief(e)]) from e
+        _fit.check_loaded(str(path), name, loaded, tensors)
 
 
 def state_of(model: nn.Module) -> dict[str, Tensor]:
@@ -91,6 +96,19 @@ def state_of(model: nn.Module) -> dict[str, Tensor]:
         if is_lazy(value):
             raise ValueError(f"{name!r} has no shape yet; run the model on a batch first")
     return state
+
+
+def check_memory(state: Mapping[str, Tensor]) -> None:
+    """Check that all of *state* is in memory.
+
+    Raises:
+        ValueError: a tensor is on the device "meta", where copying to it does nothing.
+    """
+    for name, value in state.items():
+        if value.is_meta:
+            raise ValueError(
+                f"{name!r} is on the device 'meta', without memory; call model.to_empty(device='cpu') first"
+            )
 
 
 def kinds_of(file: _safetensors.File) -> dict[str, _fit.Kind]:
