@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
 
 from torchbasics import _files
-
-if TYPE_CHECKING:
-    pass
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -80,3 +78,57 @@ def test_a_folder_is_not_written_to(tmp_path: Path) -> None:
     """A path that is there and is no regular file is refused."""
     with pytest.raises(ValueError, match="is no regular file; give the path of a file"), _files.atomic_write(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EINVAL, errno.ENOTSUP], ids=errno.errorcode.get)
+@pytest.mark.parametrize("call", ["open", "fsync"])
+def test_a_folder_that_cannot_be_synced_is_no_failure(
+    call: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new file is there, so its writing succeeds: in a folder of mode 0300, on a file system without the call."""
+    original = getattr(os, call)
+
+    def fails(which: Any, *args: object, **kwargs: object) -> object:
+        is_folder = which == tmp_path if call == "open" else stat.S_ISDIR(os.fstat(which).st_mode)
+        if is_folder:
+            raise OSError(code, os.strerror(code))
+        return original(which, *args, **kwargs)
+
+    monkeypatch.setattr(os, call, fails)
+    with _files.atomic_write(tmp_path / "file") as file:
+        file.write(b"new")
+    assert (tmp_path / "file").read_bytes() == b"new"
+
+
+def test_a_disk_that_fails_on_a_folder_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another error of the system stays one (positive control)."""
+
+    def fails(descriptor: int) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(OSError, match="broken"):
+        _files.sync_folder(tmp_path)
+
+
+def test_what_killed_writers_left_goes_with_the_next_writing(tmp_path: Path) -> None:
+    """An hour old and of the same file: deleted. What may still be written, or is of another file, stays."""
+
+    def leave(name: str, age: float) -> Path:
+        writing = _files.atomic_write(tmp_path / name)
+        with writing as file:
+            (left,) = set(tmp_path.glob(".*.tmp")) - kept
+            copy = left.with_name(left.name.replace("-", "-0", 1))
+            copy.write_bytes(b"half")
+            now = os.fstat(file.fileno()).st_mtime
+            os.utime(copy, (now - age, now - age))
+        kept.add(copy)
+        return copy
+
+    kept: set[Path] = set()
+    fresh, other = leave("file", 3000), leave("other", 4000)
+    old = leave("file", 4000)
+    with _files.atomic_write(tmp_path / "file") as file:
+        file.write(b"new")
+    assert set(tmp_path.iterdir()) == {tmp_path / "file", tmp_path / "other", fresh, other}
+    assert not old.exists()

@@ -18,6 +18,7 @@ from tests.test_io_refusals import rewrite, unsealed_bytes
 from torchbasics import _safetensors, _zoo, io, models
 from torchbasics.io import _fit
 from torchbasics.io._state import write_state
+from torchbasics.models._mlp import INITS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -191,6 +192,26 @@ def test_no_generator_and_no_default_notices(fits: bool, tmp_path: Path) -> None
         _zoo.forget("drawing")
 
 
+@pytest.mark.parametrize("name", models.list_models())
+def test_a_built_in_model_is_made_without_a_draw(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So its generators need no putting back, which would disturb other threads: what these draw meanwhile counts."""
+    path, build = tmp_path / "m.safetensors", _zoo.build
+    inits: list[dict[str, object]] = [{"init": i, "bias_init": i} for i in (*INITS, None)] if name == "mlp" else [{}]
+    for config in inits:
+        io.save(models.get_model(name, **config), path)
+        before = torch.get_rng_state()
+        io.load(path)
+        assert torch.equal(torch.get_rng_state(), before), config
+
+    monkeypatch.setattr(_zoo, "build", lambda name, **config: (build(name, **config), drawn.append(torch.rand(9)))[0])
+    drawn: list[Tensor] = []
+    torch.manual_seed(0)
+    expected = torch.rand(18)
+    torch.manual_seed(0)
+    io.load(path)  # while it is made, another thread draws
+    assert torch.equal(torch.cat([*drawn, torch.rand(9)]), expected)
+
+
 GIANTS: list[tuple[str, Mapping[str, object]]] = [
     ("mlp", {"hidden": [10**9]}),
     ("mlp", {"hidden": [20_000, 20_000]}),
@@ -202,6 +223,8 @@ GIANTS: list[tuple[str, Mapping[str, object]]] = [
     ("stacked_rnn", {"hidden_size": 30_000}),
     ("rnn_classifier", {"num_classes": 10**8}),
     ("dcgan", {"width": 10**6}),
+    ("dcgan", {"depth": 10**9}),
+    ("dcgan", {"depth": 20}),
 ]
 
 
@@ -221,6 +244,31 @@ def test_a_small_file_makes_no_giant(name: str, change: Mapping[str, object], tm
         io.load(path)
     assert caught.value.reason in ("too-large", "unsupported")  # unsupported: the system has no such memory
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 40_000  # kilobytes
+
+
+@pytest.mark.parametrize("text", ["a" * 10**6, "\x1b[2J\n" * 1000], ids=["long", "escapes"])
+def test_the_words_of_a_constructor_are_shown_short_and_plain(text: str, tmp_path: Path) -> None:
+    """It may repeat what the file says: a megabyte, or what moves a terminal's cursor."""
+
+    class Repeating(nn.Linear):
+        def __init__(self, text: str = "") -> None:
+            super().__init__(1, 1)
+            self.text = text
+            if text:
+                raise ValueError(text)
+
+    path = tmp_path / "m.safetensors"
+    models.register("repeating")(Repeating)
+    try:
+        io.save(Repeating(), path)
+        config = {"torchbasics.config": json.dumps({"text": text})}
+        rewrite(path, lambda h: h["__metadata__"].update(config), seal=True)
+        said = refusal(lambda: io.load(path), "unsupported")
+    finally:
+        _zoo.forget("repeating")
+    assert "holds a 'repeating' that this torchbasics cannot make: " in said
+    assert said.isprintable()
+    assert len(said) < 5000
 
 
 def _plain_config(name: str) -> dict[str, Any]:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
 from torch import nn
 
-from torchbasics import io
-
-if TYPE_CHECKING:
-    pass
+from torchbasics import _zoo, io, models
 
 
 def same_state(a: nn.Module, b: nn.Module) -> bool:
@@ -139,3 +137,105 @@ def test_another_ending_is_refused(tmp_path: Path) -> None:
     (tmp_path / "m.bin").write_text("text")
     with pytest.raises(io.CheckpointError, match=r"ends in '.bin'; load_state reads .safetensors, .pt, .pth, .pkl"):
         io.load_state(nn.Linear(1, 1), tmp_path / "m.bin")
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_model_without_memory_is_refused(suffix: str, tmp_path: Path) -> None:
+    """Copying to the device "meta" does nothing; with the memory that the message asks for, it loads."""
+    source, path = nn.Linear(2, 2), tmp_path / f"m{suffix}"
+    io.save_state(source, path) if suffix == ".safetensors" else torch.save(source.state_dict(), path)
+    with torch.device("meta"):
+        target = nn.Linear(2, 2)
+    with pytest.raises(ValueError, match=r"'weight' is on the device 'meta', .*; call model\.to_empty\(device='cpu'\)"):
+        io.load_state(target, path)
+    io.load_state(target.to_empty(device="cpu"), path)
+    assert same_state(source, target)
+
+
+class Deaf(nn.Linear):
+    """A layer that does not load what it is told to."""
+
+    def _load_from_state_dict(self, state: Any, prefix: str, *args: Any) -> None:
+        super()._load_from_state_dict({**state, f"{prefix}bias": self.bias}, prefix, *args)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_model_whose_own_code_loads_something_else_is_noticed(suffix: str, tmp_path: Path) -> None:
+    """What was not loaded is named, and what was is put back."""
+    source, path = nn.Linear(2, 2), tmp_path / f"m{suffix}"
+    io.save_state(source, path) if suffix == ".safetensors" else torch.save(source.state_dict(), path)
+    target = Deaf(2, 2)
+    before = target.weight.detach().clone()
+    with pytest.raises(io.CheckpointError, match=r"'bias' is not as in the file after loading.*own code") as caught:
+        io.load_state(target, path)
+    assert caught.value.reason == "mismatch"
+    assert torch.equal(target.weight, before)
+
+
+class Overlapping(nn.Module):
+    """Two parameters, the second of which is a part of the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.arange(4.0))
+        self.b = nn.Parameter(self.a.data[:2])
+
+
+def test_parameters_that_overlap_must_agree(tmp_path: Path) -> None:
+    """A file that gives their common part two values is refused, by load too; one that agrees loads."""
+    path, target = tmp_path / "m.safetensors", Overlapping()
+    models.register("overlapping")(Overlapping)
+    try:
+        io.save(target, path)
+        io.load_state(target, path)
+        loaded = io.load(path)
+        assert same_state(loaded, target)
+        assert loaded.get_parameter("b").data_ptr() == loaded.get_parameter("a").data_ptr()
+        contrary = Overlapping()
+        contrary.b = nn.Parameter(torch.tensor([7.0, 8.0]))
+        io.save(contrary, path)
+        for load in (io.load, lambda p: io.load_state(target, p)):
+            with pytest.raises(io.CheckpointError, match=r"'a' is not as in the file after loading.*overlap"):
+                load(path)
+        assert target.a.tolist() == [0, 1, 2, 3]
+    finally:
+        _zoo.forget("overlapping")
+
+
+def test_a_complex_value_that_is_not_finite_is_refused(tmp_path: Path) -> None:
+    """In either part; others load."""
+    target = nn.Linear(1, 1, dtype=torch.complex64)
+    for value in (complex(torch.nan, 0), complex(0, torch.inf), complex(1, 2)):
+        source = nn.Linear(1, 1, dtype=torch.complex64)
+        nn.init.constant_(source.bias, value)  # type: ignore[arg-type]  # complex too
+        torch.save(source.state_dict(), tmp_path / "m.pt")
+        if value != complex(1, 2):
+            with pytest.raises(io.CheckpointError, match="'bias' has values that are not finite"):
+                io.load_state(target, tmp_path / "m.pt")
+    io.load_state(target, tmp_path / "m.pt")
+    assert target.bias.item() == complex(1, 2)
+
+
+@pytest.mark.parametrize("scope", ["with", "default"])
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_default_device_changes_nothing(scope: str, suffix: str, tmp_path: Path) -> None:
+    """Files are read to the CPU, and from there into the model, whatever new tensors are made on."""
+    source, target, path = (
+        models.MLP(2, (3,), 2, batch_norm=True),
+        models.MLP(2, (3,), 2, batch_norm=True),
+        tmp_path / f"m{suffix}",
+    )
+    default = torch.get_default_device()
+    try:
+        with torch.device("meta") if scope == "with" else contextlib.nullcontext():
+            if scope == "default":
+                torch.set_default_device("meta")
+            if suffix == ".safetensors":
+                io.save(source, path)
+                assert same_state(io.load(path), source)
+            else:
+                torch.save(source.state_dict(), path)
+            io.load_state(target, path)
+    finally:
+        torch.set_default_device(default if default.type != "cpu" else None)
+    assert same_state(source, target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import stat
@@ -27,6 +28,9 @@ Reason = Literal[
     "too-large",
     "unsupported",
 ]
+
+
+ABANDONED = 3600  # seconds; a writer pauses for less, and if not, it fails and the old file stays
 
 
 class CheckpointError(ValueError):
@@ -59,7 +63,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Open a file for writing that takes the place of *path* at the end of the block, and only then.
 
     After an error in the block, or a crash at any moment, *path* is what it was before. A symbolic link stays and the
-    file it names is replaced; the new file has the mode of the old one, or that of the umask.
+    file it names is replaced; the new file has the mode of the old one, or that of the umask. A killed process leaves
+    a hidden file in the folder, as large as what it had written; the first writing of *path* an hour later deletes it.
 
     Raises:
         FileNotFoundError: the folder is not there.
@@ -70,11 +75,13 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         raise FileNotFoundError(f"no folder {str(target.parent)!r} for {target.name!r}; make it first")
     if target.exists() and not target.is_file():
         raise ValueError(f"{str(path)!r} is no regular file; give the path of a file")
-    temporary = target.parent / f".{uuid.uuid4().hex}.tmp"  # same folder: a rename across disks is a copy
+    mark = f".{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]}"
+    temporary = target.parent / f"{mark}-{uuid.uuid4().hex}.tmp"  # same folder: a rename across disks is a copy
     try:
         with temporary.open("xb") as file:
             if target.exists():
                 temporary.chmod(stat.S_IMODE(target.stat().st_mode))
+            _sweep(temporary, mark)
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -85,20 +92,44 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     sync_folder(target.parent)
 
 
+def _sweep(temporary: Path, mark: str) -> None:
+    """Delete what killed writers of the same file left: nobody has written to it for `ABANDONED` seconds."""
+    with contextlib.suppress(OSError):  # the folder cannot be listed, or another sweeps as well
+        now = temporary.stat().st_mtime  # by the clock that the others were written by
+        for path in temporary.parent.glob(f"{mark}-*.tmp"):
+            if now - path.stat().st_mtime > ABANDONED:
+                path.unlink()
+
+
 def sync_folder(folder: Path) -> None:
     """Bring the names in *folder* to the disk, where a system has a call for that."""
     if os.name == "nt":  # pragma: no cover  # Windows cannot open a folder, and needs no such call
         return
-    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as e:  # a folder that may be written to but not read, or a file system without this call
+        if e.errno not in (errno.EACCES, errno.EINVAL, errno.ENOTSUP):
+            raise
 
 
 def refuse(path: str | os.PathLike[str], reason: Reason, text: str) -> CheckpointError:
     """Return the error for the file *path*."""
     return CheckpointError(f"{str(path)!r} {text}", reason)
+
+
+def brief(error: Exception) -> str:
+    r"""Return the message of *error*, printable and at a length for messages; a file may have had a part in it.
+
+    >>> brief(ValueError("of a\nfile"))
+    'of a\\nfile'
+    """
+    text = str(error)
+    text = text if len(text) <= 500 else f"{text[:500]}..."
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def check_file(path: str | os.PathLike[str]) -> None:

@@ -11,13 +11,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import itertools
 import json
 import math
 import os
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -25,7 +27,7 @@ from torch import Tensor
 from torchbasics._files import CheckpointError, Reason, atomic_write, check_file, refuse
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 FORMAT = "1"
 FIELDS = ("config", "digest", "format", "history", "kind", "metadata", "model")
@@ -87,7 +89,7 @@ class File:
         """
         into = into or {}
         tensors = {
-            name: into[name] if name in into else torch.empty(slot.shape, dtype=DTYPES[slot.dtype])
+            name: into[name] if name in into else torch.empty(slot.shape, dtype=DTYPES[slot.dtype], device="cpu")
             for name, slot in self.slots.items()
         }
         pieces = (piece for tensor in tensors.values() for piece in _pieces(tensor))
@@ -167,29 +169,36 @@ def opened(path: str | os.PathLike[str]) -> Iterator[File]:
 def write(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], fields: Mapping[str, str]) -> None:
     """Write *tensors* and *fields* (all of `FIELDS` but format and digest) to *path*, atomically.
 
+    It takes the memory of a few pieces more, and of a whole tensor where that is not dense in memory.
+
     Raises:
         TypeError: a tensor cannot be written: sparse, without data, or of a rare dtype.
         ValueError: a name cannot be written, or all that is no tensor is too long.
     """
-    for name in tensors:
-        if not _is_name(name):
-            raise ValueError(f"a tensor has the name {name!r}, which cannot be written; use printable characters")
-    arrays = {name: _array(name, tensors[name]) for name in sorted(tensors, key=lambda n: (_width(tensors[n]), n))}
+    for name in sorted(tensors):
+        _check_writable(name, tensors[name])
     slots, end = {}, 0
-    for name, array in arrays.items():
-        slots[name] = Slot(_dtype_name(tensors[name]), tuple(tensors[name].shape), end, end + array.numel())
-        end += array.numel()
+    for name in sorted(tensors, key=lambda n: (-tensors[n].element_size(), n)):  # widest first: all are aligned
+        start, end = end, end + _size(tensors[name])
+        slots[name] = Slot(_dtype_name(tensors[name]), tuple(tensors[name].shape), start, end)
     known = {**fields, "format": FORMAT}
     header = _encode(slots, {**known, "digest": "0" * 64})
     if len(header) > HEADER_LIMIT:
         text = f"names, config, history and metadata take {len(header)} bytes; at most {HEADER_LIMIT} can be written"
         raise ValueError(f"{text}; keep the rest in another file")
-    pieces = (piece for array in arrays.values() for piece in _pieces(array))
-    digest = _root(header, _hashed(pieces, end))
     with atomic_write(path) as file:
+        file.write(header)
+        groups = list(_together(tensors))
+        places = [[len(header) + slots[name].start for name in names] for names in groups]
+        pieces = (_written(file, tensors[names[0]], at) for names, at in zip(groups, places, strict=True))
+        hashes = iter(_hashed(itertools.chain.from_iterable(pieces), end))
+        leaves: dict[str, list[bytes]] = {}
+        for names in groups:
+            of_one = list(itertools.islice(hashes, -(-_size(tensors[names[0]]) // PIECE)))
+            leaves |= dict.fromkeys(names, of_one)
+        digest = _root(header, (leaf for name in slots for leaf in leaves[name]))
+        file.seek(0)
         file.write(_encode(slots, {**known, "digest": digest}))
-        for array in arrays.values():
-            file.write(array.numpy().data)
 
 
 def _header(path: str, file: io.FileIO) -> tuple[dict[str, Slot], dict[str, str], bytes]:
@@ -312,8 +321,15 @@ def _hashed(pieces: Iterable[memoryview], size: int) -> Iterable[bytes]:
     """Return the hash of each of the *pieces*, *size* bytes in all; this thread gets the next while others hash."""
     if size <= SMALL:
         return map(_sha256, pieces)
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        return pool.map(_sha256, pieces)
+    workers = min(8, os.cpu_count() or 1)
+    leaves: list[bytes] = []
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[bytes]] = deque()
+        for piece in pieces:
+            waiting.append(pool.submit(_sha256, piece))
+            if len(waiting) > 2 * workers:  # no more pieces in memory than keep all of them at work
+                leaves.append(waiting.popleft().result())
+    return [*leaves, *(future.result() for future in waiting)]
 
 
 def _sha256(piece: memoryview) -> bytes:
@@ -327,16 +343,40 @@ def _root(header: bytes, leaves: Iterable[bytes]) -> str:
     return digest.hexdigest()
 
 
-def _array(name: str, tensor: Tensor) -> Tensor:
-    """Return the bytes of *tensor*, row by row, as a flat uint8 tensor."""
+def _check_writable(name: str, tensor: Tensor) -> None:
+    if not _is_name(name):
+        raise ValueError(f"a tensor has the name {name!r}, which cannot be written; use printable characters")
     if tensor.layout != torch.strided or tensor.device.type == "meta" or tensor.dtype not in DTYPES.values():
         kind = f"{tensor.layout}, {tensor.dtype}, {tensor.device}".replace("torch.", "")
         raise TypeError(f"{name!r} is a tensor ({kind}) that cannot be written; only dense ones of common dtypes can")
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
 
 
-def _width(tensor: Tensor) -> int:
-    return -tensor.element_size()  # widest first, so that every tensor is aligned
+def _together(tensors: Mapping[str, Tensor]) -> Iterable[list[str]]:
+    """Return the names, those of one tensor together: they get one copy of it, whatever a thread writes meanwhile."""
+    names: dict[tuple[Any, ...], list[str]] = {}
+    for name, t in tensors.items():
+        key = (t.device, t.data_ptr(), t.dtype, t.shape, t.stride(), t.is_neg()) if t.numel() else (name,)
+        names.setdefault(key, []).append(name)
+    return names.values()
+
+
+def _written(file: BinaryIO, tensor: Tensor, places: Sequence[int]) -> Iterator[memoryview]:
+    """Copy *tensor* piece by piece, row by row, write each piece to all *places*, and yield it to be hashed.
+
+    What is written is what is hashed, although the tensor's own memory may change at any time.
+    """
+    flat = tensor.detach().resolve_neg().reshape(-1)  # of dense tensors a view
+    step = PIECE // tensor.element_size()
+    for start in range(0, len(flat), step):
+        piece = flat[start : start + step].to("cpu", copy=True).view(torch.uint8).numpy().data
+        for place in places:
+            file.seek(place + start * tensor.element_size())
+            file.write(piece)
+        yield piece
+
+
+def _size(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
 
 
 def _dtype_name(tensor: Tensor) -> str:

@@ -53,6 +53,8 @@ class Torn:
             self.file.flush()
             die("within write")
         return self.file.write(data)
+    def seek(self, place):
+        return self.file.seek(place)
 
 import contextlib
 from torchbasics import _safetensors

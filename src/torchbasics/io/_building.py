@@ -29,7 +29,7 @@ class TooLargeError(Exception):
 
 @contextlib.contextmanager
 def bounded(wanted: Mapping[str, Kind], *, fill: bool) -> Iterator[None]:
-    """Let a block make a model of about the size of *wanted*; all random generators are put back afterwards.
+    """Let a block make a model of about the size of *wanted*; with *fill*, put back all random generators afterwards.
 
     What is counted is what the block's modules register, before a parameter is filled; so a few bytes of
     configuration cannot take the memory of a machine.
@@ -37,7 +37,8 @@ def bounded(wanted: Mapping[str, Kind], *, fill: bool) -> Iterator[None]:
     Args:
         wanted: Dtypes and shapes of the file's tensors.
         fill: Whether parameters get their random numbers. Only a constructor that is known to do nothing else with
-            them can do without: another might take an inverse.
+            them can do without: another might take an inverse. Without, nothing is drawn, and the generators, which
+            are for all threads, are not touched.
 
     Raises:
         TooLargeError: the block makes a much larger one.
@@ -56,25 +57,25 @@ def bounded(wanted: Mapping[str, Kind], *, fill: bool) -> Iterator[None]:
             raise TooLargeError(f"of more than {what}, but has only {len(wanted)} tensors for it")
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_random_kept())
+        stack.enter_context(_random_kept() if fill else _Unfilled())
         for register in (
             hooks.register_module_module_registration_hook,
             hooks.register_module_parameter_registration_hook,
             hooks.register_module_buffer_registration_hook,
         ):
             stack.callback(register(count).remove)
-        if not fill:
-            stack.enter_context(_Unfilled())
         yield
 
 
 class _Unfilled(TorchFunctionMode):
-    """Leaves parameters without their random numbers, which take longer than the reading that replaces them."""
+    """Leaves tensors without their random numbers, which take longer than the reading that replaces them."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         tensor = args[0] if args else (kwargs or {}).get("tensor")
-        if func in FILLS and isinstance(tensor, nn.Parameter):
+        if func in FILLS:
             return tensor
+        if func is torch.linalg.qr and tensor is not None:  # of orthogonal_: minutes for a large layer
+            return tensor, tensor[: tensor.shape[1]]
         return func(*args, **(kwargs or {}))
 
 

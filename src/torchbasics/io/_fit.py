@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Kind = tuple[torch.dtype, tuple[int, ...]]
 SHOWN = 8  # problems of a kind that a message names; a wrong model has hundreds
 PIECE = 2**22  # elements that are made float32 at once
+BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by size; integers compare many times faster
 WRAPPERS = {"module.": "DataParallel", "_orig_mod.": "torch.compile"}
 
 
@@ -80,6 +81,19 @@ def check_values(
         raise mismatch(path, model, problems, cure)
 
 
+def check_loaded(path: str, model: str, own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    """See that the model has what was found, after it was loaded.
+
+    Raises:
+        CheckpointError: it does not: its own code did something else, or tensors that overlap got different values.
+    """
+    wrong = [name for name in found if name not in own or not _same(own[name], found[name])]
+    if wrong:
+        problems = _listed(wrong, lambda name: f"{shown(name)} is not as in the file after loading")
+        cure = "the model's own code changes what is loaded, or it has tensors that overlap, which the file contradicts"
+        raise mismatch(path, model, problems, cure)
+
+
 def mismatch(path: str, model: str, problems: Iterable[str], cure: str = "") -> CheckpointError:
     """Return the error that names *problems*, and what to do."""
     text = f"does not fit {model}: {'; '.join(problems)}; nothing was loaded"
@@ -118,6 +132,8 @@ def _cure(wanted: list[str], found: list[str]) -> str:
 
 
 def _finite(tensor: Tensor) -> bool:
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor.detach().resolve_conj())
     if not tensor.is_floating_point() or not tensor.numel():
         return True
     parts = torch.split(tensor.detach().reshape(-1), PIECE)
@@ -127,5 +143,9 @@ def _finite(tensor: Tensor) -> bool:
 
 def _same(a: Tensor, b: Tensor) -> bool:
     """Tell whether two tensors have the same bytes; a NaN equals itself."""
-    left, right = (t.detach().cpu().contiguous().reshape(-1).view(torch.uint8) for t in (a, b))
-    return torch.equal(left, right)
+    return torch.equal(_bits(a), _bits(b))
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
+    return (torch.view_as_real(tensor) if tensor.is_complex() else tensor).view(BITS[tensor.dtype.to_real().itemsize])

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from torchbasics import _files, _safetensors, _zoo
 from torchbasics._model import unwrapped
 from torchbasics.io import _building, _fit
 from torchbasics.io._pickle import SUFFIXES, read_pickle
-from torchbasics.io._state import kinds_of, state_of
+from torchbasics.io._state import check_memory, kinds_of, state_of
 
 if TYPE_CHECKING:
     import os
@@ -43,7 +43,7 @@ def save(
         model: One of ``models.list_models()``, or of a class of one's own that ``models.register`` has named.
         path: Ends in ".safetensors".
         history: What ``fit`` returned, or any sequence of mappings.
-        metadata: JSON data to keep in the file, such as the names of the classes.
+        metadata: JSON data to keep in the file, such as the names of the classes; tuples come back as lists.
 
     Raises:
         TypeError: the model's class is not registered, or something is no JSON data.
@@ -125,10 +125,11 @@ def _made(file: _safetensors.File) -> nn.Module:
         with _building.bounded(wanted, fill=name not in _zoo.BUILT_IN), torch.device("cpu"):
             model = _zoo.build(name, **_tuples(config))
         state = state_of(model)
+        check_memory(state)
     except _building.TooLargeError as e:
         raise _files.refuse(file.path, "too-large", f"holds a {name!r} {e}") from e
     except Exception as e:  # whatever a constructor makes of arguments that it never expected
-        text = f"holds a {name!r} that this torchbasics cannot make: {e}"
+        text = f"holds a {name!r} that this torchbasics cannot make: {_files.brief(e)}"
         raise _files.refuse(file.path, "unsupported", text) from e
     for key, value in state.items():
         if key in wanted and value.is_floating_point() and wanted[key][0].is_floating_point:
@@ -139,18 +140,24 @@ def _made(file: _safetensors.File) -> nn.Module:
 
 def _fill(model: nn.Module, file: _safetensors.File, allow_nonfinite: bool) -> None:
     """Read the file's tensors into the parameters themselves where that can be done, and load the rest."""
-    state, free = state_of(model), {id(parameter) for parameter in model.parameters()}
-    into = {}
+    state, parameters = state_of(model), {id(parameter) for parameter in model.parameters()}
+    there: dict[int, set[int]] = {}  # what lies in a memory: what overlaps is read elsewhere, and compared
+    for tensor in state.values():
+        there.setdefault(tensor.untyped_storage().data_ptr(), set()).add(id(tensor))
+    into: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        if id(tensor) in free and tensor.is_contiguous():
-            free.remove(id(tensor))  # its second name, if it has one, is read elsewhere and compared
+        alone = len(there[tensor.untyped_storage().data_ptr()]) == 1
+        if alone and id(tensor) in parameters and tensor.is_contiguous() and tensor.is_cpu:
+            parameters.remove(id(tensor))  # its second name, if it has one, is read elsewhere as well
             into[name] = tensor
     tensors = file.read(into)
     _fit.check_values(file.path, type(model).__name__, state, tensors, nonfinite=allow_nonfinite)
     try:
         model.load_state_dict(tensors)  # copies nothing onto itself
+        loaded = state_of(model)
     except Exception as e:  # the model's own code
-        raise _fit.mismatch(file.path, type(model).__name__, [str(e)]) from e
+        raise _fit.mismatch(file.path, type(model).__name__, [_files.brief(e)]) from e
+    _fit.check_loaded(file.path, type(model).__name__, loaded, tensors)
 
 
 def _suffixed(path: str | os.PathLike[str]) -> Path:
@@ -160,7 +167,7 @@ def _suffixed(path: str | os.PathLike[str]) -> Path:
 
 
 def _check_plain(name: str, value: Any) -> None:
-    """Refuse what would not come back from JSON as it was."""
+    """Refuse what JSON has no form for; lists and tuples it writes alike."""
     if isinstance(value, (list, tuple)):
         for item in value:
             _check_plain(name, item)

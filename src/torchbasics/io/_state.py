@@ -55,10 +55,13 @@ def load_state(model: nn.Module, path: str | os.PathLike[str], *, allow_nonfinit
 
     Raises:
         FileNotFoundError: there is no such file.
+        ValueError: a parameter or buffer of the model has no memory yet.
         CheckpointError: the file cannot be trusted, or does not fit the model; the message lists every difference.
     """
+    _files.check_file(path)
     suffix, bare = Path(path).suffix, unwrapped(model)
     wanted, name = state_of(bare), type(bare).__name__
+    check_memory(wanted)
     if suffix in SUFFIXES:
         tensors = read_pickle(path, sum(tensor.nbytes for tensor in wanted.values()))
         _fit.check_kinds(str(path), name, _fit.kinds(wanted), _fit.kinds(tensors))
@@ -67,15 +70,16 @@ def load_state(model: nn.Module, path: str | os.PathLike[str], *, allow_nonfinit
             _fit.check_kinds(str(path), name, _fit.kinds(wanted), kinds_of(file), hint=_hint(file))
             tensors = file.read()
     else:
-        _files.check_file(path)
         text = f"ends in {suffix!r}; load_state reads .safetensors, {', '.join(SUFFIXES)}"
         raise _files.refuse(path, "unsupported", text)
     _fit.check_values(str(path), name, wanted, tensors, nonfinite=allow_nonfinite)
     with _all_or_nothing(bare):
         try:
             bare.load_state_dict(tensors)
+            loaded = state_of(bare)
         except Exception as e:  # the model's own code refuses, or its memory cannot be written
-            raise _fit.mismatch(str(path), name, [str(e)]) from e
+            raise _fit.mismatch(str(path), name, [_files.brief(e)]) from e
+        _fit.check_loaded(str(path), name, loaded, tensors)
 
 
 def state_of(model: nn.Module) -> dict[str, Tensor]:
@@ -92,6 +96,19 @@ def state_of(model: nn.Module) -> dict[str, Tensor]:
         if is_lazy(value):
             raise ValueError(f"{name!r} has no shape yet; run the model on a batch first")
     return state
+
+
+def check_memory(state: Mapping[str, Tensor]) -> None:
+    """Check that all of *state* is in memory.
+
+    Raises:
+        ValueError: a tensor is on the device "meta", where copying to it does nothing.
+    """
+    for name, value in state.items():
+        if value.is_meta:
+            raise ValueError(
+                f"{name!r} is on the device 'meta', without memory; call model.to_empty(device='cpu') first"
+            )
 
 
 def kinds_of(file: _safetensors.File) -> dict[str, _fit.Kind]:

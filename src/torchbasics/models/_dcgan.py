@@ -100,7 +100,7 @@ class DCGAN(Model):
 
     Raises:
         TypeError: an argument is no integer.
-        ValueError: an argument is too small.
+        ValueError: an argument is too small, or depth too large.
 
     References:
         A. Radford, L. Metz, S. Chintala, Unsupervised Representation Learning with Deep Convolutional Generative
@@ -119,6 +119,8 @@ class DCGAN(Model):
         self.out_channels: int = _checks.positive_int("out_channels", out_channels)
         self.width: int = _checks.positive_int("width", width)
         self.depth: int = _checks.positive_int("depth", depth, least=0)
+        if self.depth > 20:  # 2**depth comes before any memory that could run out
+            raise ValueError(f"depth must be at most 20, got {depth!r}")
         self.generator: Generator = Generator(self.latent_dim, self.out_channels, self.width, self.depth)
         self.discriminator: Discriminator = Discriminator(self.out_channels, self.width, self.depth)
         self.apply(_initialise)
