@@ -5,6 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import resource
+import subprocess
+import sys
+import time
 import tracemalloc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +19,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.test_io_refusals import seal_bytes, unsealed_bytes
-from torchbasics import _safetensors, io, models
+from torchbasics import _safetensors, _zoo, io, models
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 
 class Reader:
@@ -143,8 +147,15 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
 )
-ARGUMENTS = st.one_of(JSON, st.sampled_from([10**9, 2**62, -1, 10**400, "relu", [10**9], [1] * 3000]))
+ARGUMENTS = st.one_of(
+    JSON,
+    st.sampled_from([5, 10**9, 2**62, -1, 10**400, "relu", "lstm", "orthogonal", "x" * 10**5, [10**9], [1] * 3000]),
+)
 CONFIGS = st.dictionaries(st.sampled_from(["in_features", "hidden", "out_features", "bias", "init", "x"]), ARGUMENTS)
+PARAMETERS = {name: _zoo.parameters(_zoo.entry(name).cls) for name in models.list_models()}
+MODELS = st.sampled_from(models.list_models()).flatmap(
+    lambda name: st.tuples(st.just(name), st.dictionaries(st.sampled_from(PARAMETERS[name]), ARGUMENTS, max_size=3))
+)
 FIELDS = st.one_of(
     st.tuples(st.just("config"), CONFIGS.map(json.dumps)),
     st.tuples(st.sampled_from(["config", "history", "metadata"]), JSON.map(json.dumps)),
@@ -187,9 +198,9 @@ def altered(content: bytes, changes: list[Any], seal: bool) -> bytes:
 
 
 def tries(reader: Reader, content: bytes) -> None:
-    """Let all three read *content*: an error that is no CheckpointError fails the test; so does much memory."""
+    """Let all three read *content*: an error that is no CheckpointError fails the test; so does much time or memory."""
     reader.path.write_bytes(content)
-    longest = 0
+    longest, most, before = 0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     tracemalloc.start()
     try:
         for read in (io.load, io.inspect, lambda path: io.load_state(models.MLP(1, (), 2), path)):
@@ -199,6 +210,8 @@ def tries(reader: Reader, content: bytes) -> None:
                 longest = max(longest, len(str(e)))
         assert longest < 10_000
         assert tracemalloc.get_traced_memory()[1] < 20e6
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - most < 100_000  # kilobytes
+        assert time.process_time() - before < 5  # seconds, where 0.1 is normal
     finally:
         tracemalloc.stop()
 
@@ -210,6 +223,67 @@ def test_any_header_is_read_or_refused(reader: Reader, changes: list[Any], seal:
     if not reader.content:
         reader.content = reader.path.read_bytes()
     tries(reader, altered(reader.content, changes, seal))
+
+
+@SETTINGS
+@given(MODELS)
+def test_any_config_of_any_model_is_made_or_refused(reader: Reader, described: tuple[str, dict[str, Any]]) -> None:
+    """Each model of the zoo, with up to three wrong, giant or odd arguments."""
+    if not reader.content:
+        reader.content = reader.path.read_bytes()
+    name, change = described
+    config = json.dumps({**_zoo.entry(name).defaults, **change})
+    fields: list[Any] = [("field", ("model", name)), ("field", ("config", config))]
+    tries(reader, altered(reader.content, fields, seal=True))
+
+
+def pairs(count: int, stop: int) -> bytes:
+    slots = {f"w{i}": {"dtype": "U8", "shape": [stop], "data_offsets": [0, stop]} for i in range(count)}
+    return json.dumps(slots, separators=(",", ":")).encode()
+
+
+ENORMOUS = {
+    "overlapping": lambda: pairs(150_000, 1),
+    "names": lambda: pairs(150_000, 0),
+    "lists": lambda: b'{"a":[' + b"[]," * 3_000_000 + b"1]}",
+    "dicts": lambda: b'{"a":[' + b"{}," * 3_000_000 + b"1]}",
+    "digits": lambda: b'{"a":[' + b"9" * 4_000 + b',"' + b"9" * 9_000_000 + b'"]}',
+    "shape": lambda: b'{"a":{"dtype":"U8","shape":[' + b"1," * 4_000_000 + b'1],"data_offsets":[0,1]}}',
+    "long": lambda: b'{"' + b"a" * 9_900_000 + b'":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}',
+    "same": lambda: b'{"__metadata__":{' + b'"a":"",' * 1_000_000 + b'"a":""}}',
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", ENORMOUS.values(), ids=ENORMOUS)
+def test_the_largest_headers_take_bounded_time_and_memory(make: Callable[[], bytes], tmp_path: Path) -> None:
+    """Ten megabytes of whatever: seconds, and less than a gigabyte, in a process that does nothing else."""
+    header = make()
+    assert 4_000 < len(header) <= _safetensors.HEADER_LIMIT
+    (tmp_path / "m.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"\0")
+    run = subprocess.run(
+        [sys.executable, "-c", CHILD, str(tmp_path / "m.safetensors")], capture_output=True, text=True, check=True
+    )
+    seconds, kilobytes = map(float, run.stdout.split())
+    assert seconds < 15
+    assert kilobytes < 1_000_000
+
+
+CHILD = """
+import resource, sys, time
+from torch import nn
+from torchbasics import io
+io.load_state  # all is imported
+before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+for read in (io.load, io.inspect, lambda path: io.load_state(nn.Linear(1, 1), path)):
+    try:
+        read(sys.argv[1])
+    except io.CheckpointError as e:
+        assert len(str(e)) < 5000
+    else:
+        raise SystemExit("accepted")
+print(time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
 
 
 @SETTINGS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import resource
+import time
 import tracemalloc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -196,15 +197,20 @@ def test_no_generator_and_no_default_notices(fits: bool, tmp_path: Path) -> None
 def test_a_built_in_model_is_made_without_a_draw(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So its generators need no putting back, which would disturb other threads: what these draw meanwhile counts."""
     path, build = tmp_path / "m.safetensors", _zoo.build
-    inits: list[dict[str, object]] = [{"init": i, "bias_init": i} for i in (*INITS, None)] if name == "mlp" else [{}]
+    inits: list[dict[str, Any]] = [{"init": i, "bias_init": i} for i in (*INITS, None)] if name == "mlp" else [{}]
     for config in inits:
         io.save(models.get_model(name, **config), path)
         before = torch.get_rng_state()
         io.load(path)
         assert torch.equal(torch.get_rng_state(), before), config
 
-    monkeypatch.setattr(_zoo, "build", lambda name, **config: (build(name, **config), drawn.append(torch.rand(9)))[0])
     drawn: list[Tensor] = []
+
+    def meanwhile(name: str, **config: Any) -> nn.Module:
+        drawn.append(torch.rand(9))
+        return build(name, **config)
+
+    monkeypatch.setattr(_zoo, "build", meanwhile)
     torch.manual_seed(0)
     expected = torch.rand(18)
     torch.manual_seed(0)
@@ -239,11 +245,12 @@ def test_a_small_file_makes_no_giant(name: str, change: Mapping[str, object], tm
     said = {"torchbasics.model": name, "torchbasics.config": json.dumps(config)}
     rewrite(path, lambda h: h["__metadata__"].update(said), seal=True)
     assert path.stat().st_size < 100_000
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     with pytest.raises(io.CheckpointError) as caught:
         io.load(path)
     assert caught.value.reason in ("too-large", "unsupported")  # unsupported: the system has no such memory
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 40_000  # kilobytes
+    assert time.process_time() - start < 5  # seconds, where 0.1 is normal
 
 
 @pytest.mark.parametrize("text", ["a" * 10**6, "\x1b[2J\n" * 1000], ids=["long", "escapes"])
@@ -321,6 +328,7 @@ def test_attacks_in_the_header_cost_little(header: dict[str, Any], reason: str, 
         data = bytes(8)
     path.write_bytes(unsealed_bytes(header, data))
     assert path.stat().st_size < 110_000
+    before = time.process_time()
     tracemalloc.start()
     try:
         with pytest.raises(io.CheckpointError, match=message) as caught:
@@ -330,6 +338,7 @@ def test_attacks_in_the_header_cost_little(header: dict[str, Any], reason: str, 
         tracemalloc.stop()
     assert caught.value.reason == reason
     assert len(str(caught.value)) < 2000
+    assert time.process_time() - before < 5  # seconds, where 0.1 is normal
 
 
 def test_a_header_beyond_the_limit_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,7 +122,7 @@ def refuse(path: str | os.PathLike[str], reason: Reason, text: str) -> Checkpoin
 
 
 def brief(error: Exception) -> str:
-    r"""Return the message of *error*, printable and at a length for messages; a file may have had a part in it.
+    r"""Return the message of *error*, in which a file may have a part, in printable characters and not too long.
 
     >>> brief(ValueError("of a\nfile"))
     'of a\\nfile'

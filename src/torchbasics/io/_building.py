@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from torchbasics.io._fit import Kind
 
 SPARE_PARTS, SPARE_VALUES = 1000, 2**20  # what any model may have beyond what its file tells
-FILLS = {Tensor.uniform_, Tensor.normal_, nn.init.uniform_, nn.init.normal_, nn.init.kaiming_uniform_}
+FILLS = {nn.init.uniform_, nn.init.normal_, nn.init.kaiming_uniform_}
+DRAWS = {Tensor.uniform_, Tensor.normal_}  # within other fills, which may draw again until the values please them
 
 
 class TooLargeError(Exception):
@@ -74,6 +75,8 @@ class _Unfilled(TorchFunctionMode):
         tensor = args[0] if args else (kwargs or {}).get("tensor")
         if func in FILLS:
             return tensor
+        if func in DRAWS:
+            return args[0].zero_()
         if func is torch.linalg.qr and tensor is not None:  # of orthogonal_: minutes for a large layer
             return tensor, tensor[: tensor.shape[1]]
         return func(*args, **(kwargs or {}))
