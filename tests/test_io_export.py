@@ -45,6 +45,11 @@ def test_what_is_exported_computes_the_same_at_every_batch_size(name: str, suffi
         pytest.importorskip("onnxscript")
     model: Any = models.get_model(name)
     path = tmp_path / f"{name}{suffix}"
+    if (name, suffix) == ("dcgan", ".onnx") and torch.__version__.startswith("2.6."):
+        with pytest.raises(ValueError, match=r"torch 2\.6.* cannot write DCGAN as ONNX; write \.pt2, or use a newer"):
+            io.export(model, path)
+        assert not path.exists()
+        return
     io.export(model, path)
     assert model.training
     run = running(path)

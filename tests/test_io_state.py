@@ -236,5 +236,7 @@ def test_a_default_device_changes_nothing(scope: str, suffix: str, tmp_path: Pat
                 torch.save(source.state_dict(), path)
             io.load_state(target, path)
     finally:
-        torch.set_default_device(None)
+        if scope == "default":
+            torch.set_default_device(None)
+            vars(torch._GLOBAL_DEVICE_CONTEXT).pop("device_context", None)  # its None breaks get_default_device in 2.6
     assert same_state(source, target)

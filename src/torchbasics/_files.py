@@ -121,7 +121,7 @@ def refuse(path: str | os.PathLike[str], reason: Reason, text: str) -> Checkpoin
     return CheckpointError(f"{str(path)!r} {text}", reason)
 
 
-def brief(error: Exception) -> str:
+def brief(error: BaseException) -> str:
     r"""Return the message of *error*, in which a file may have a part, in printable characters and not too long.
 
     >>> brief(ValueError("of a\nfile"))

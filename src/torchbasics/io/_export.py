@@ -30,7 +30,8 @@ def export(
         inputs: An example of a batch; None = the model's own ``example_inputs()``.
 
     Raises:
-        ValueError: *path* has another ending, or *inputs* are missing.
+        ValueError: *path* has another ending, *inputs* are missing, or this torch cannot write the model as ONNX: that
+            of 2.6 has no word for batch norm.
         ImportError: the extra is not installed.
     """
     suffix = Path(path).suffix
@@ -67,6 +68,10 @@ def _pt2(model: nn.Module, example: tuple[Tensor, ...], free: tuple[dict[int, An
 
 def _onnx(model: nn.Module, example: tuple[Tensor, ...], free: tuple[dict[int, Any], ...]) -> bytes:
     _checks.require("onnxscript", "export")
-    program: Any = torch.onnx.export(model, example, dynamo=True, dynamic_shapes=free, verbose=False)
+    try:
+        program: Any = torch.onnx.export(model, example, dynamo=True, dynamic_shapes=free, verbose=False)
+    except torch.onnx.OnnxExporterError as e:
+        text = f"torch {torch.__version__} cannot write {type(model).__name__} as ONNX"
+        raise ValueError(f"{text}; write .pt2, or use a newer torch ({_files.brief(e.__cause__ or e)})") from e
     content: bytes = program.model_proto.SerializeToString()
     return content
