@@ -42,7 +42,7 @@ def main() -> None:
         options.quick, options.rounds, not options.without_peers, options.recipe, options.share, options.busy
     )
     if options.profile:
-        importlib.import_module("benchmarks.profile").show(options.profile, settings)
+        importlib.import_module("benchmarks.profiling").show(options.profile, settings)
         return
     print(f"{machine()}\n", flush=True)
     parts: dict[str, Part] = {}
