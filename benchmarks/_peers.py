@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 def of_lightning(work: Work) -> Callable[[], nn.Module]:
     """Lightning: a Trainer with ``barebones=True``, its own setting for measuring overhead."""
-    import lightning  # noqa: PLC0415
+    import lightning
 
-    class Module(lightning.LightningModule):  # type: ignore[misc,unused-ignore]
+    class Module(lightning.LightningModule):  # type: ignore[misc,unused-ignore]  # Any where the peer is not installed
         def __init__(self) -> None:
             super().__init__()
             self.model = work.model()
@@ -55,7 +55,7 @@ def of_lightning(work: Work) -> Callable[[], nn.Module]:
 
 def of_ignite(work: Work) -> Callable[[], nn.Module]:
     """Ignite: `create_supervised_trainer`."""
-    from ignite.engine import create_supervised_trainer  # noqa: PLC0415
+    from ignite.engine import create_supervised_trainer
 
     model, loader = work.model(), work.loader()
     trainer = create_supervised_trainer(model, work.optimizer(model), nn.CrossEntropyLoss())
@@ -69,7 +69,7 @@ def of_ignite(work: Work) -> Callable[[], nn.Module]:
 
 def of_skorch(work: Work) -> Callable[[], nn.Module]:
     """Skorch: a NeuralNet without callbacks and without validation."""
-    from skorch import NeuralNet  # noqa: PLC0415
+    from skorch import NeuralNet
 
     model = work.model()
     net = NeuralNet(
@@ -87,14 +87,14 @@ def of_skorch(work: Work) -> Callable[[], nn.Module]:
 
     def run() -> nn.Module:
         net.partial_fit(work.inputs, work.targets)
-        return net.module_  # type: ignore[no-any-return]
+        return net.module_  # type: ignore[no-any-return]  # untyped
 
     return run
 
 
 def of_accelerate(work: Work) -> Callable[[], nn.Module]:
     """Accelerate: its loop over what `Accelerator.prepare` returns."""
-    from accelerate import Accelerator  # noqa: PLC0415
+    from accelerate import Accelerator
 
     accelerator = Accelerator(cpu=True)
     made = work.model()
@@ -106,19 +106,19 @@ def of_accelerate(work: Work) -> Callable[[], nn.Module]:
             loss = functional.cross_entropy(model(inputs), targets)
             accelerator.backward(loss)
             optimizer.step()
-        return model  # type: ignore[no-any-return]
+        return model  # type: ignore[no-any-return]  # untyped
 
     return run
 
 
 def of_fastai(work: Work) -> Callable[[], nn.Module]:
     """Fastai: a Learner without progress bar, log and validation, over torch's DataLoader and SGD."""
-    from fastai.callback.core import Callback, CancelValidException  # noqa: PLC0415
-    from fastai.data.core import DataLoaders  # noqa: PLC0415
-    from fastai.learner import Learner  # noqa: PLC0415
-    from fastai.optimizer import OptimWrapper  # noqa: PLC0415
+    from fastai.callback.core import Callback, CancelValidException
+    from fastai.data.core import DataLoaders
+    from fastai.learner import Learner
+    from fastai.optimizer import OptimWrapper
 
-    class NoValidation(Callback):  # type: ignore[misc,unused-ignore]
+    class NoValidation(Callback):  # type: ignore[misc,unused-ignore]  # Any where the peer is not installed
         def before_validate(self) -> None:
             raise CancelValidException
 
@@ -145,7 +145,7 @@ def of_fastai(work: Work) -> Callable[[], nn.Module]:
 
 def of_poutyne(work: Work) -> Callable[[], nn.Module]:
     """Poutyne: `Model.fit_generator`, silent, without metrics."""
-    from poutyne import Model  # noqa: PLC0415
+    from poutyne import Model
 
     model, loader = work.model(), work.loader()
     wrapped = Model(model, work.optimizer(model), nn.CrossEntropyLoss())
@@ -160,7 +160,7 @@ def of_poutyne(work: Work) -> Callable[[], nn.Module]:
 def of_keras(work: Work) -> Callable[[], nn.Module]:
     """Keras on torch: `Model.fit` of the same torch module, the tensors already in their order."""
     os.environ.setdefault("KERAS_BACKEND", "torch")
-    import keras  # noqa: PLC0415
+    import keras
 
     if keras.backend.backend() != "torch":
         raise ImportError("Keras runs on another backend; set KERAS_BACKEND=torch")

@@ -136,7 +136,7 @@ class TutorialCNN(nn.Module):
         x = self.pool(self.relu(self.conv1(inputs)))
         x = self.pool(self.relu(self.conv2(x)))
         x = self.relu(self.fc1(self.flatten(x)))
-        return self.fc2(x)  # type: ignore[no-any-return]
+        return self.fc2(x)  # type: ignore[no-any-return]  # a tensor
 
 
 @cache
@@ -169,7 +169,7 @@ def tutorial_set(train: bool, n: int, m: int) -> Any:
     Raises:
         ImportError: there is no torchvision.
     """
-    import torchvision  # noqa: PLC0415
+    import torchvision
 
     parts = images(n, m)[:2]
     with tempfile.TemporaryDirectory() as root:

@@ -140,7 +140,7 @@ class _SameBits:
 
 def _fit(work: Work, train: Any, **options: Any) -> Callable[[], Callable[[], Any]]:
     """`fit` on images that are uint8, as `torchbasics.data` gives them."""
-    return Work(work.make, train, None, work.batch_size, work.lr).fit(**options)  # type: ignore[arg-type]
+    return Work(work.make, train, None, work.batch_size, work.lr).fit(**options)  # type: ignore[arg-type]  # Images bring their targets
 
 
 def _one_batch(work: Work) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
