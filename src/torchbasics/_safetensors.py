@@ -15,6 +15,7 @@ import itertools
 import json
 import math
 import os
+import sys
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -88,6 +89,7 @@ class File:
             CheckpointError: the digest does not hold, or the file has changed since it was opened.
         """
         into = into or {}
+        _expect(self._file)
         tensors = {
             name: into[name] if name in into else torch.empty(slot.shape, dtype=DTYPES[slot.dtype], device="cpu")
             for name, slot in self.slots.items()
@@ -199,6 +201,13 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], fields: M
         digest = _root(header, (leaf for name in slots for leaf in leaves[name]))
         file.seek(0)
         file.write(_encode(slots, {**known, "digest": digest}))
+
+
+def _expect(file: io.FileIO) -> None:
+    """Let the system begin to read the whole *file*, while this process makes and hashes the first tensors."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # advice alone
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
 
 def _header(path: str, file: io.FileIO) -> tuple[dict[str, Slot], dict[str, str], bytes]:
