@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from torchbasics._recipe import Recipe
 from torchbasics.data._batch import Batch
+from torchbasics.training._optim import clear_gradients
 from torchbasics.training._step import Result, Step, number_of
 
 
@@ -66,7 +67,7 @@ class Adversarial(Step):
             real = self.preprocess(batch.inputs)
             made = self.generator(self.noise(batch.size))
             told_apart = self._tell_apart(real, made.detach())
-        self.of_discriminator.zero_grad()
+        clear_gradients(self.of_discriminator)
         judged = self.backward(told_apart)
         self.apply(self.of_discriminator)
         for parameter in self.judged:  # the generator's gradient does not need theirs
@@ -74,7 +75,7 @@ class Adversarial(Step):
         try:
             with self.autocast():
                 fooled = self._fool(made)
-            self.of_generator.zero_grad()
+            clear_gradients(self.of_generator)
             made_up = self.backward(fooled)
             self.apply(self.of_generator)
         finally:

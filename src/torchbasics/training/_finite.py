@@ -229,7 +229,7 @@ def check_gradients(optimizer: Optimizer, norm: Tensor | None, losses: Iterable[
     if norm is not None:
         suspect = not cmath.isfinite(norm.item())
     elif all(g.is_cpu for g in grads):  # a sum takes less time than a norm, and much less than isfinite
-        suspect = not all(cmath.isfinite(g.sum().item()) for g in grads)
+        suspect = not cmath.isfinite(sum([g.sum().item() for g in grads]))
     else:  # pragma: no cover  # CUDA
         suspect = not torch.stack([g.sum().isfinite() for g in grads]).all().item()
     if suspect and not all(_is_finite(g) for g in grads):  # sums of finite numbers can be infinite

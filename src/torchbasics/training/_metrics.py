@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -25,21 +25,36 @@ class Metric(Protocol):
 
 
 class Accuracy:
-    """The share of predictions that are right, counted in integers."""
+    """The share of predictions that are right, counted in integers; small batches together, which takes less time."""
+
+    enough: ClassVar[int] = 2**13  # predictions that wait, 64 kB of them
 
     def __init__(self) -> None:
         self.right: int | Tensor = 0
         self.total = 0
+        self.waiting: list[tuple[Tensor, Tensor]] = []
+        self.waits = 0
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
-        """Count; outputs (N, classes, ...), targets (N, ...)."""
+        """Take in outputs (N, classes, ...) and targets (N, ...)."""
         _check_classes("accuracy", outputs, targets)
-        right = (outputs.argmax(1) == targets).sum()
-        self.right += int(right) if right.is_cpu else right
-        self.total += targets.numel()
+        self.waiting.append((outputs.argmax(1).flatten(), targets.flatten()))
+        self.waits += targets.numel()
+        if self.waits >= self.enough:
+            self.settle()
+
+    def settle(self) -> None:
+        """Count what waits."""
+        if self.waiting:
+            predicted, true = (torch.cat(parts) for parts in zip(*self.waiting, strict=True))
+            right = (predicted == true).sum()
+            self.right += int(right) if right.is_cpu else right
+            self.total += self.waits
+            self.waiting, self.waits = [], 0
 
     def compute(self) -> float:
         """Return right / total."""
+        self.settle()
         return int(self.right) / self.total
 
 
@@ -160,6 +175,8 @@ def metric_state(metric: Metric) -> dict[str, Any]:
     """Return what a metric has counted so far, as plain data."""
     if hasattr(metric, "metric_state"):  # torchmetrics
         return {**metric.metric_state, "_update_count": metric._update_count}  # type: ignore[attr-defined]  # no public name
+    if isinstance(metric, Accuracy):
+        metric.settle()
     return {name: value for name, value in vars(metric).items() if name != "function"}
 
 

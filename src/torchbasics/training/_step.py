@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchbasics._recipe import Recipe
 from torchbasics.data._batch import Batch, Inputs
 from torchbasics.training._finite import Late, check_gradients, finite
-from torchbasics.training._optim import make_optimizer, make_schedule
+from torchbasics.training._optim import make_optimizer, make_schedule, step
 
 LEAST_SCALE = 2.0**-14  # float16's least normal number: a gradient that overflows with this is not finite by itself
 
@@ -138,10 +138,10 @@ class Step(ABC):
             self.scaler.step(optimizer)
         elif self.late is not None:
             self.late.look(optimizer, losses)
-            optimizer.step()
+            step(optimizer)
         else:
             check_gradients(optimizer, norm, losses)
-            optimizer.step()
+            step(optimizer)
         if self.dtype is not None:
             torch.clear_autocast_cache()  # inside an autocast of the caller's, torch would go on with the old weights
 

@@ -14,6 +14,7 @@ from torchbasics._recipe import Recipe
 from torchbasics.data._batch import Batch, Inputs
 from torchbasics.training._adversarial import Adversarial
 from torchbasics.training._losses import Loss, check_targets, counted, ignores, make_loss, weight
+from torchbasics.training._optim import clear_gradients
 from torchbasics.training._step import Result, Step, call, number_of
 
 _NO_TARGETS = "the data has inputs and no targets; give (inputs, targets)"
@@ -43,7 +44,7 @@ class Supervised(Step):
 
     def update(self, batch: Batch) -> Result:
         """Update once; the batch goes through the model in ``accumulate`` parts."""
-        self.optimizer.zero_grad()
+        clear_gradients(self.optimizer)
         if self.recipe.accumulate == 1:
             loss, made = self._run(batch, batch.targets)
             value = self.backward(loss)

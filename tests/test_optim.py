@@ -1,0 +1,121 @@
+"""The short ways to an optimizer's update leave nothing out that anyone waits for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from torchbasics.training import fit
+from torchbasics.training._metrics import Accuracy, metric_state
+from torchbasics.training._optim import clear_gradients, step
+
+DATA = (torch.randn(12, 3), torch.arange(12) % 2)
+
+
+class Own(torch.optim.SGD):
+    """Has a ``zero_grad`` and a ``step`` of its own."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self.calls: list[str] = []
+        super().__init__(*args, **options)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        self.calls.append("zero_grad")
+        super().zero_grad(set_to_none)
+
+    def step(self, closure: Any = None) -> Any:
+        self.calls.append("step")
+        return super().step(closure)
+
+
+def made(factory: Any = torch.optim.SGD) -> tuple[nn.Linear, Any]:
+    model = nn.Linear(3, 2)
+    return model, factory(model.parameters(), lr=0.1)
+
+
+def trained(optimizer: Any, model: nn.Module) -> None:
+    fit(model, *DATA, epochs=1, batch_size=4, optimizer=optimizer, progress=False)
+
+
+def test_an_optimizers_own_methods_are_called() -> None:
+    model, optimizer = made(Own)
+    trained(optimizer, model)
+    assert optimizer.calls == ["zero_grad", "step"] * 3
+
+
+@pytest.mark.parametrize("when", ["pre", "post"])
+def test_hooks_of_the_optimizer_run(when: str) -> None:
+    model, optimizer = made()
+    seen: list[object] = []
+    getattr(optimizer, f"register_step_{when}_hook")(lambda *args: seen.append(args[0]))
+    trained(optimizer, model)
+    assert seen == [optimizer] * 3
+
+
+def test_hooks_of_all_optimizers_run() -> None:
+    model, optimizer = made()
+    seen: list[object] = []
+    handle = register_optimizer_step_post_hook(lambda *args: seen.append(args[0]))
+    try:
+        trained(optimizer, model)
+    finally:
+        handle.remove()
+    assert seen == [optimizer] * 3
+
+
+def test_a_step_put_over_the_optimizers_runs() -> None:
+    model, optimizer = made()
+    seen: list[object] = []
+    whole = optimizer.step
+
+    def over() -> None:
+        seen.append(1)
+        whole()
+
+    optimizer.step = over
+    trained(optimizer, model)
+    assert len(seen) == 3
+
+
+def test_profiles_show_the_update() -> None:
+    model, optimizer = made()
+    trained(optimizer, model)
+    with torch.profiler.profile() as profile:
+        trained(optimizer, model)
+    assert sum(event.name == "Optimizer.step#SGD.step" for event in profile.events() or ()) == 3
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW", "RMSprop", "Adagrad", "NAdam"])
+def test_the_short_way_gives_the_same_bits(name: str) -> None:
+    torch.manual_seed(0)
+    (one, short), (two, whole) = made(getattr(torch.optim, name)), made(getattr(torch.optim, name))
+    two.load_state_dict(one.state_dict())
+    for _ in range(5):
+        for model in (one, two):
+            model(DATA[0]).square().mean().backward()
+        step(short)
+        clear_gradients(short)
+        whole.step()
+        whole.zero_grad()
+        assert all(p.grad is None for p in one.parameters())
+        assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+
+def test_accuracy_counts_small_batches_together_and_all_of_them() -> None:
+    """In any cut, and with a state taken in between, which holds no predictions."""
+    outputs, targets = torch.randn(20_000, 3), torch.randint(3, (20_000,))
+    expected = float((outputs.argmax(1) == targets).double().mean())
+    for size in (7, 100, 20_000):
+        metric = Accuracy()
+        for i, (part, true) in enumerate(zip(torch.split(outputs, size), torch.split(targets, size), strict=True)):
+            metric.update(part, true)
+            assert metric.waits < Accuracy.enough
+            if i == 5:
+                state = metric_state(metric)
+                assert state["total"] == 6 * size
+                assert state["waiting"] == []
+        assert metric.compute() == expected
