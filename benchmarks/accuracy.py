@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 GOAL = 0.90
-RECIPE: dict[str, Any] = {
-    "epochs": 3,
-    "lr": 1e-2,
-    "optimizer": "adamw",
-    "schedule": "onecycle",
+MEAN, DEVIATION = 0.286, 0.353  # of the training images' pixels
+RECIPE: dict[str, Any] = {  # found on 10,000 images held out of the training set
+    "epochs": 2,
+    "optimizer": ("adamw", {"betas": (0.9, 0.95)}),
+    "lr": 6e-3,
+    "schedule": ("onecycle", {"pct_start": 0.15, "cycle_momentum": False}),
     "precision": "bfloat16",
+    "fused": True,
 }
 
 
@@ -45,7 +47,8 @@ def accuracy(settings: Settings) -> Part:
     rows = [*times.rows("s", 1), row, Row("the same, mean of the seeds", [mean], "", 1.0, comparison=True)]
     notes = [
         what,
-        f"recipe: {json.dumps(recipe)}; validation on the whole test set after each epoch is inside the clock",
+        f"recipe: {json.dumps(recipe)}",
+        "inside the clock: validation on the whole test set after each epoch, bringing pixels to mean 0 and deviation 1",
         f"test accuracy by seed: {', '.join(f'{best:.4f}' for best in reached)}",
         "a seed that does not get there counts as never, and so does the mean",
     ]
@@ -72,7 +75,8 @@ class _Goal:
 def _race(data: Any, test: Any, recipe: dict[str, Any], clock: Callable[[], float]) -> tuple[float, float]:
     torch.manual_seed(recipe["seed"])
     goal = _Goal(clock)
-    training.fit(models.CNNModel(), data, validation=test, callbacks=[goal], progress=False, **recipe)
+    train, validation = ((part.inputs.sub_(MEAN).div_(DEVIATION), part.targets) for part in (data, test))
+    training.fit(models.CNNModel(), *train, validation=validation, callbacks=[goal], progress=False, **recipe)
     return goal.seconds, goal.best
 
 

@@ -114,6 +114,7 @@ def _in_turns(contestants: dict[str, Callable[[], float]], rounds: int) -> Times
 def _python(*arguments: str) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "PYTHONPATH": path}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package has its compiled files
     return subprocess.run([sys.executable, *arguments], env=environment, check=True, capture_output=True, text=True)
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
 from torch import Tensor
 
 from torchbasics import _checks
@@ -108,6 +107,8 @@ class TensorBoard(Callback):
 
 def grid(images: Tensor, captions: Sequence[tuple[str, bool]] = ()) -> np.ndarray[Any, Any]:
     """Draw images in [0, 1] in rows of eight, each with a caption: green if right, else red. uint8 (H, W, 3)."""
+    from PIL import Image, ImageDraw
+
     height = SIDE + (14 if captions else 0)
     sheet = Image.new("RGB", (8 * SIDE, -(-len(images) // 8) * height), "white")
     draw = ImageDraw.Draw(sheet)
