@@ -48,7 +48,7 @@ def accuracy(settings: Settings) -> Part:
     notes = [
         what,
         f"recipe: {json.dumps(recipe)}",
-        "inside the clock: validation on the whole test set after each epoch, bringing pixels to mean 0 and deviation 1",
+        "inside the clock: validation on the whole test set after each epoch; pixels brought to mean 0, deviation 1",
         f"test accuracy by seed: {', '.join(f'{best:.4f}' for best in reached)}",
         "a seed that does not get there counts as never, and so does the mean",
     ]
