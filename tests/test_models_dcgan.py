@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from torchbasics.models import DCGAN
+from torchbasics.models._folded import folded
 
 BATCH_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
@@ -238,6 +239,21 @@ def test_preprocess_refuses_bytes() -> None:
         TypeError, match=r"^images have dtype torch\.uint8, .* give images as torchbasics\.data\.Images"
     ):
         small().preprocess(torch.zeros(1, 1, 28, 28, dtype=torch.uint8))
+
+
+def test_a_fast_sample_is_the_same_but_for_rounding() -> None:
+    """Also after training, with statistics of its own; and the model stays as it was."""
+    model = DCGAN().train()
+    for _ in range(3):
+        model(torch.randn(8, 100))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    slow, fast = (model.sample(5, generator=torch.Generator().manual_seed(0), fast=flag) for flag in (False, True))
+    torch.testing.assert_close(fast, slow, rtol=0, atol=1e-5)
+    assert fast.is_contiguous()
+    assert len(list(folded(model.generator).main)) == 6
+    assert model.generator.training
+    assert before.keys() == model.state_dict().keys()
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
 def test_a_sample_needs_an_image() -> None:
