@@ -162,3 +162,17 @@ def test_wrong_shapes_are_refused(shape: tuple[int, ...]) -> None:
     message = r"^inputs have shape \(.*\), but CNNModel\(in_channels=1, image_size=28\) needs \(N, 1, 28, 28\)$"
     with pytest.raises(ValueError, match=message):
         CNNModel()(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_without_gradients_the_bits_are_the_same(dtype: torch.dtype, layout: torch.memory_format) -> None:
+    """Pooling goes another way there; with ties, infinities, and sides that are odd."""
+    torch.manual_seed(0)
+    model = CNNModel(image_size=(29, 31), channels=(3, 5)).to(dtype).to(memory_format=layout)
+    images = torch.rand(4, 1, 29, 31).mul(3).round().to(dtype).contiguous(memory_format=layout)
+    images[0, 0, 3, 4] = torch.inf
+    with torch.no_grad():
+        quick = model(images)
+    assert torch.equal(quick.nan_to_num(), model(images).detach().nan_to_num())
+    assert torch.equal(quick.isnan(), model(images).isnan())

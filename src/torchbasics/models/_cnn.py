@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar
 
+import torch
 import torch.nn.functional as F  # noqa: N812  # the field's name for it
 from torch import Tensor, nn
 
@@ -101,13 +102,22 @@ class CNNModel(Model):
             if self.batch_norm:
                 x = getattr(self, f"bn{i}")(x)
             # Pool first: ReLU keeps the order, so outputs and gradients are the same bits, from a quarter of the work.
-            x = F.relu(F.max_pool2d(x, 2))  # (N, C, H, W) -> (N, C, H/2, W/2)
+            x = F.relu(_max_pool(x))  # (N, C, H, W) -> (N, C, H/2, W/2)
         x = F.relu(self.fc1(x.flatten(1)))  # (N, hidden)
         return self.fc2(F.dropout(x, self.dropout, self.training))  # type: ignore[no-any-return]  # (N, num_classes)
 
     def example_inputs(self, n: int = 1) -> Tensor:
         """Return zeros that fit *forward*: ``(n, in_channels, H, W)``."""
         return self.fc1.weight.new_zeros(n, *self._shape)
+
+
+def _max_pool(x: Tensor) -> Tensor:
+    """Return the maxima of 2x2 windows. Without gradients by two maximums: the same bits in a fifth of the time."""
+    if torch.is_grad_enabled() or not x.is_cpu or torch.compiler.is_compiling():
+        return F.max_pool2d(x, 2)
+    x = x[:, :, : x.shape[2] // 2 * 2, : x.shape[3] // 2 * 2]
+    rows = torch.maximum(x[..., ::2], x[..., 1::2])
+    return torch.maximum(rows[:, :, ::2], rows[:, :, 1::2])
 
 
 def _image_size(image_size: int | Sequence[int], *, least: int) -> int | Sequence[int]:
