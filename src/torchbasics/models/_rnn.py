@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torchbasics import _checks
 from torchbasics._model import Model
 from torchbasics._zoo import register
+from torchbasics.models._gru import fits, gru
 from torchbasics.models._inputs import check_tensor, wrong_shape
 
 if TYPE_CHECKING:
@@ -166,6 +167,10 @@ class StackedRNN(Model, nn.RNNBase):
         options = (weights, self.bias, self.num_layers, self.dropout, self.training, self.bidirectional)
         if isinstance(layout, Tensor):
             return _RUN[self.mode](data, layout, hx, *options)
+        if self.cell == "gru" and not self.bidirectional and fits(data, states[0], self.all_weights):
+            steps = data.transpose(0, 1) if layout else data
+            output, hidden = gru(steps, states[0], self.all_weights, self.dropout, self.training)
+            return output.transpose(0, 1) if layout else output, hidden
         return _RUN[self.mode](data, hx, *options, layout)
 
     def _states(self, hx: Hidden | None, data: Tensor, batch: tuple[int, ...]) -> list[Tensor]:
