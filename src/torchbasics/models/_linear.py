@@ -10,12 +10,15 @@ from __future__ import annotations
 import platform
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812  # the field's name for it
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # Measured on a Zen 5 core, torch 2.15, against MKL: of all products of 3 to 560 million multiply-adds whose sides are
 # 8 or more, oneDNN took 0.29 to 0.88 of the time in the forward pass and both gradients; below a million its fixed
@@ -38,7 +41,7 @@ def product(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
     if watched(inputs) or not pays(inputs, weight) or not usable(inputs, weight, bias):
         return F.linear(inputs, weight, bias)
     if torch.is_grad_enabled() and (weight.requires_grad or inputs.requires_grad or _requires_grad(bias)):
-        return cast("Tensor", _Product.apply(inputs, weight, bias))  # type: ignore[no-untyped-call]
+        return cast("Tensor", _Product.apply(inputs, weight, bias))
     return onednn(inputs, weight, bias)
 
 
@@ -47,7 +50,7 @@ class Linear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # torch's name
         """Return ``input @ weight.T + bias``: ``(..., in_features)`` -> ``(..., out_features)``."""
-        if torch.jit.is_scripting():
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
             return F.linear(input, self.weight, self.bias)
         return product(input, self.weight, self.bias)
 
@@ -58,7 +61,7 @@ def watched(inputs: Tensor) -> bool:
 
 
 def usable(*tensors: Tensor | None) -> bool:
-    """Whether oneDNN may run on these: plain float32 on the CPU, and nobody transforms or watches torch."""
+    """Whether a shortcut may take these: plain float32 on the CPU, and nobody transforms or watches torch."""
     for t in tensors:
         if t is not None and not (
             type(t) in _PLAIN
@@ -69,9 +72,7 @@ def usable(*tensors: Tensor | None) -> bool:
         ):
             return False
     return (
-        _amd()
-        and torch.backends.mkldnn.enabled
-        and not torch.is_autocast_enabled("cpu")
+        not torch.is_autocast_enabled("cpu")
         and forward_ad._current_level < 0
         and not torch._C._are_functorch_transforms_active()
         and not torch._C._len_torch_function_stack()
@@ -80,12 +81,12 @@ def usable(*tensors: Tensor | None) -> bool:
 
 
 def pays(inputs: Tensor, weight: Tensor) -> bool:
-    """Whether the product of ``(..., K)`` and ``(N, K)`` is large enough."""
+    """Whether oneDNN is faster at the product of ``(..., K)`` and ``(N, K)``: large, on a processor of AMD."""
     values = inputs.numel()
     if values * len(weight) < LEAST_WORK or weight.ndim != 2 or inputs.shape[-1:] != weight.shape[1:]:
         return False
     n, k = weight.shape
-    return min(values // k, n, k) >= LEAST_SIDE
+    return min(values // k, n, k) >= LEAST_SIDE and _amd() and bool(torch.backends.mkldnn.enabled)
 
 
 def onednn(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -93,9 +94,16 @@ def onednn(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     return cast("Tensor", torch.ops.mkldnn._linear_pointwise.default(inputs, weight, bias, "none", [], ""))
 
 
+def way(inputs: Tensor, weight: Tensor) -> Callable[..., Tensor]:
+    """Return the faster of *onednn* and F.linear for a product of these, which are *usable*."""
+    return onednn if pays(inputs, weight) else F.linear
+
+
 def weight_gradient(grad: Tensor, inputs: Tensor) -> Tensor:
     """Return ``grad.T @ inputs``, summed over all but the last dimension: ``(..., N)``, ``(..., K)`` -> ``(N, K)``."""
     grad, inputs = _rows(grad), _rows(inputs)
+    if not pays(grad.t(), inputs.t()):
+        return grad.t() @ inputs
     if grad.shape[1] > inputs.shape[1]:  # oneDNN is faster with the longer side last, by up to 3.5
         return onednn(inputs.t(), grad.t()).t().contiguous()
     return onednn(grad.t(), inputs.t())
@@ -137,7 +145,9 @@ def _rows(tensor: Tensor) -> Tensor:
 @cache
 def _amd() -> bool:
     """Whether the processor is AMD's, and torch has oneDNN with this operator."""
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
     try:
         told = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
