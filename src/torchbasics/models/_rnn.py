@@ -35,7 +35,8 @@ class StackedRNN(Model, nn.RNNBase):
     """Recurrent layers on top of each other: RNN, LSTM and GRU under one name.
 
     The numbers, the shapes and the state_dict are those of torch.nn's modules; packed sequences and single, unbatched
-    sequences are welcome too.
+    sequences are welcome too. Only of a float32 gru on the CPU, trained or of wide layers, may the last bits
+    differ, for its speed.
 
     Shapes: ``(T, N, input_size)``, with *batch_first* ``(N, T, input_size)``, or ``(T, input_size)`` -> the same with
     ``D * hidden_size``, and the state ``(D * num_layers, N, hidden_size)``, D being 2 if bidirectional, else 1.
