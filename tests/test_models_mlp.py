@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from torchbasics.models import MLP
+from torchbasics.models._linear import Linear
 from torchbasics.models._mlp import ACTIVATIONS, INITS
 
 
@@ -27,7 +28,7 @@ def test_no_hidden_layer_is_a_linear_model() -> None:
     """An empty tuple leaves one linear layer."""
     model = MLP(6, (), 3)
 
-    assert [type(layer) for layer in model.net] == [nn.Linear]
+    assert [type(layer) for layer in model.net] == [Linear]
     assert model(torch.zeros(2, 6)).shape == (2, 3)
 
 
@@ -35,7 +36,7 @@ def test_options_add_their_layers_in_order() -> None:
     """A hidden layer is linear, batch norm, activation, dropout."""
     model = MLP(6, (5,), 3, activation="tanh", dropout=0.5, batch_norm=True, bias=False)
 
-    assert [type(m) for m in model.net] == [nn.Linear, nn.BatchNorm1d, nn.Tanh, nn.Dropout, nn.Linear]
+    assert [type(m) for m in model.net] == [Linear, nn.BatchNorm1d, nn.Tanh, nn.Dropout, Linear]
     assert [m.bias for m in model.net if isinstance(m, nn.Linear)] == [None, None]
 
 

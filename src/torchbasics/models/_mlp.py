@@ -12,6 +12,7 @@ from torchbasics import _checks
 from torchbasics._model import Model
 from torchbasics._zoo import register
 from torchbasics.models._inputs import check_tensor, wrong_shape
+from torchbasics.models._linear import Linear
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -120,11 +121,11 @@ class MLP(Model):
         widths = [self.in_features, *self.hidden]
         layers: list[nn.Module] = []
         for width, following in pairwise(widths):
-            layers.append(nn.Linear(width, following, bias))
+            layers.append(Linear(width, following, bias))
             layers += [nn.BatchNorm1d(following)] if batch_norm else []
             layers.append(ACTIVATIONS[activation]())
             layers += [nn.Dropout(self.dropout)] if dropout else []
-        layers.append(nn.Linear(widths[-1], self.out_features, bias))
+        layers.append(Linear(widths[-1], self.out_features, bias))
         layers += [ACTIVATIONS[output_activation]()] if output_activation is not None else []
         self.net: nn.Sequential = nn.Sequential(*layers)
         _initialise(self.net, init, "zeros" if bias_init is None and init is not None else bias_init)

@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torchbasics import _checks
 from torchbasics._model import Model
 from torchbasics._zoo import register
+from torchbasics.models._gru import fits, gru
 from torchbasics.models._inputs import check_tensor, wrong_shape
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ class StackedRNN(Model, nn.RNNBase):
     """Recurrent layers on top of each other: RNN, LSTM and GRU under one name.
 
     The numbers, the shapes and the state_dict are those of torch.nn's modules; packed sequences and single, unbatched
-    sequences are welcome too.
+    sequences are welcome too. Only of a float32 gru on the CPU, trained or of wide layers, may the last bits
+    differ, for its speed.
 
     Shapes: ``(T, N, input_size)``, with *batch_first* ``(N, T, input_size)``, or ``(T, input_size)`` -> the same with
     ``D * hidden_size``, and the state ``(D * num_layers, N, hidden_size)``, D being 2 if bidirectional, else 1.
@@ -166,6 +168,10 @@ class StackedRNN(Model, nn.RNNBase):
         options = (weights, self.bias, self.num_layers, self.dropout, self.training, self.bidirectional)
         if isinstance(layout, Tensor):
             return _RUN[self.mode](data, layout, hx, *options)
+        if self.cell == "gru" and not self.bidirectional and fits(data, states[0], self.all_weights):
+            steps = data.transpose(0, 1) if layout else data
+            output, hidden = gru(steps, states[0], self.all_weights, self.dropout, self.training)
+            return output.transpose(0, 1) if layout else output, hidden
         return _RUN[self.mode](data, hx, *options, layout)
 
     def _states(self, hx: Hidden | None, data: Tensor, batch: tuple[int, ...]) -> list[Tensor]:

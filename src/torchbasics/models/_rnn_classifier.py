@@ -12,6 +12,7 @@ from torchbasics import _checks
 from torchbasics._model import Model
 from torchbasics._zoo import register
 from torchbasics.models._inputs import check_tensor, wrong_shape
+from torchbasics.models._linear import Linear
 from torchbasics.models._rnn import StackedRNN
 
 
@@ -74,7 +75,7 @@ class RNNClassifier(Model):
             dropout=0.0 if num_layers == 1 else self.dropout,
             bidirectional=bidirectional,
         )
-        self.head: nn.Linear = nn.Linear(self.hidden_size * (2 if bidirectional else 1), self.num_classes)
+        self.head: nn.Linear = Linear(self.hidden_size * (2 if bidirectional else 1), self.num_classes)
 
     if TYPE_CHECKING:
 
