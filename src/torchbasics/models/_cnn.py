@@ -13,7 +13,6 @@ from torchbasics import _checks
 from torchbasics._model import Model
 from torchbasics._zoo import register
 from torchbasics.models._inputs import check_tensor, wrong_shape
-from torchbasics.models._linear import Linear
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,8 +83,8 @@ class CNNModel(Model):
             if batch_norm:
                 self.add_module(f"bn{i}", nn.BatchNorm2d(outs))
             height, width = height // 2, width // 2
-        self.fc1: nn.Linear = Linear(widths[-1] * height * width, self.hidden)
-        self.fc2: nn.Linear = Linear(self.hidden, self.num_classes)
+        self.fc1: nn.Linear = nn.Linear(widths[-1] * height * width, self.hidden)
+        self.fc2: nn.Linear = nn.Linear(self.hidden, self.num_classes)
 
     if TYPE_CHECKING:
 
