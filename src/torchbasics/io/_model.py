@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from torchbasics import _files, _safetensors, _zoo
-from torchbasics._model import unwrapped
+from torchbasics._model import unwrapped, versions_of
 from torchbasics.io import _building, _fit
 from torchbasics.io._pickle import SUFFIXES, read_pickle
-from torchbasics.io._state import check_memory, kinds_of, state_of
+from torchbasics.io._state import check_memory, fill, kinds_of, state_of
 
 if TYPE_CHECKING:
     import os
@@ -152,12 +152,7 @@ def _fill(model: nn.Module, file: _safetensors.File, allow_nonfinite: bool) -> N
             into[name] = tensor
     tensors = file.read(into)
     _fit.check_values(file.path, type(model).__name__, state, tensors, nonfinite=allow_nonfinite)
-    try:
-        model.load_state_dict(tensors)  # copies nothing onto itself
-        loaded = state_of(model)
-    except Exception as e:  # the model's own code
-        raise _fit.mismatch(file.path, type(model).__name__, [_files.brief(e)]) from e
-    _fit.check_loaded(file.path, type(model).__name__, loaded, tensors)
+    fill(file.path, model, tensors, versions_of(state))  # copies nothing onto itself
 
 
 def _suffixed(path: str | os.PathLike[str]) -> Path:
