@@ -129,3 +129,51 @@ def test_plain_state_keeps_versions_whatever_is_compiled(compiled: bool) -> None
     state._metadata["0"]["version"] = 1  # positive control
     load_plain_state(target, state)
     assert torch.equal(plain_state(target)["0.weight"], state["0.weight"] * 2)
+
+
+class Clamping(nn.Linear):
+    """A layer that clamps its weight when it was loaded."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 2)
+        register: Any = self.register_load_state_dict_post_hook
+        register(self.clamp)
+
+    def clamp(self, *_args: Any) -> None:
+        self.weight.data.clamp_(-0.1, 0.1)
+
+
+class Swapping(nn.Module):
+    """Two parameters of one shape, that it loads the wrong way round."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Parameter(torch.ones(2)), nn.Parameter(torch.zeros(2))
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        return super().load_state_dict({"a": state_dict["b"], "b": state_dict["a"]}, strict, assign)
+
+
+class Doubling(nn.Linear):
+    """A layer that doubles what it is given, in its place."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 2)
+        register: Any = self.register_load_state_dict_pre_hook
+        register(lambda module, state, prefix, *args: state[f"{prefix}weight"].mul_(2))
+
+
+@pytest.mark.parametrize("make", [Clamping, Swapping, Doubling])
+@pytest.mark.parametrize("load", ["load", "load_state", "pickle"])
+@pytest.mark.usefixtures("registered")
+def test_code_that_changes_what_it_loads_is_noticed(make: type[nn.Module], load: str, tmp_path: Path) -> None:
+    """What is compared is what the file has, not what the code made of it; the model stays as it was."""
+    models.register("own")(make)
+    source, target = make(), make()
+    path = tmp_path / ("m.pt" if load == "pickle" else "m.safetensors")
+    torch.save(source.state_dict(), path) if load == "pickle" else io.save(source, path)
+    before = copy.deepcopy(target.state_dict())
+    with pytest.raises(io.CheckpointError, match=r"is not as in the file after loading.*own code") as caught:
+        io.load(path) if load == "load" else io.load_state(target, path)
+    assert caught.value.reason == "mismatch"
+    assert all(torch.equal(value, before[name]) for name, value in target.state_dict().items())

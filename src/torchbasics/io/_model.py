@@ -139,8 +139,12 @@ def _made(file: _safetensors.File) -> nn.Module:
 
 
 def _fill(model: nn.Module, file: _safetensors.File, allow_nonfinite: bool) -> None:
-    """Read the file's tensors into the parameters themselves where that can be done, and load the rest."""
-    state, parameters = state_of(model), {id(parameter) for parameter in model.parameters()}
+    """Load the file's tensors; of our own models, read into the parameters themselves where that can be done.
+
+    Of others the code may change what it is given, or where it goes: these are read elsewhere, and compared.
+    """
+    own = (file.fields or {})["model"] not in _zoo.BUILT_IN
+    state, parameters = state_of(model), {id(parameter) for parameter in model.parameters() if not own}
     there: dict[int, set[int]] = {}  # what lies in a memory: what overlaps is read elsewhere, and compared
     for tensor in state.values():
         there.setdefault(tensor.untyped_storage().data_ptr(), set()).add(id(tensor))
@@ -152,7 +156,7 @@ def _fill(model: nn.Module, file: _safetensors.File, allow_nonfinite: bool) -> N
             into[name] = tensor
     tensors = file.read(into)
     _fit.check_values(file.path, type(model).__name__, state, tensors, nonfinite=allow_nonfinite)
-    fill(file.path, model, tensors, versions_of(state))  # copies nothing onto itself
+    fill(file.path, model, tensors, versions_of(state), own=own)  # copies nothing onto itself
 
 
 def _suffixed(path: str | os.PathLike[str]) -> Path:

@@ -80,15 +80,25 @@ def load_state(model: nn.Module, path: str | os.PathLike[str], *, allow_nonfinit
         fill(str(path), bare, tensors, versions)
 
 
-def fill(path: str, model: nn.Module, tensors: Mapping[str, Tensor], versions: Mapping[str, Any] | None) -> None:
+def fill(
+    path: str, model: nn.Module, tensors: Mapping[str, Tensor], versions: Mapping[str, Any] | None, *, own: bool = True
+) -> None:
     """Load *tensors*, which fit, into *model*, by its own code, and see that it has them then.
+
+    Args:
+        path: The file that they are of.
+        model: Where they go.
+        tensors: What is in the file.
+        versions: Those of the modules that it was written by.
+        own: Whether the code may be anybody's. It gets copies then: what it changes is not to be compared with itself.
 
     Raises:
         CheckpointError: the code fails or did something else, or the model's memory cannot be written.
     """
     name = type(model).__name__
     try:
-        model.load_state_dict(versioned(tensors, versions))
+        given = {key: tensor.clone() for key, tensor in tensors.items()} if own else tensors
+        model.load_state_dict(versioned(given, versions))
         loaded = state_of(model)
     except Exception as e:
         raise _fit.mismatch(path, name, [_files.brief(e)]) from e
