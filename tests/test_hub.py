@@ -17,7 +17,7 @@ import torchbasics
 from tests import pickles as pk
 from tests.gan_zoo import CHANNELS, NOISE, Zoo, images_of, noise_of_the_zoo
 from tests.helpers import equal
-from torchbasics import hub, io
+from torchbasics import _safetensors, hub, io
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -227,6 +227,16 @@ def test_a_converted_file_is_read_strictly(path: Path) -> None:
     assert e.value.reason == "unsupported"
     with pytest.raises(ValueError, match=r"path must end in .safetensors, got '.*DCGAN.pth'"):
         hub.save_dcgan(model, path)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "null", "{", '{"gan_zoo": []}'], ids=["deep", "null", "cut", "list"])
+def test_metadata_of_any_other_kind_is_refused(text: str, path: Path) -> None:
+    """Brackets without end, no object, no JSON: none of them brings down the process."""
+    fields = {"kind": "state", "model": "", "config": "{}", "history": "null", "metadata": text}
+    _safetensors.write(path.with_suffix(".safetensors"), {"a": torch.ones(1)}, fields)
+    with pytest.raises(io.CheckpointError, match="is no file of hub.save_dcgan") as caught:
+        hub.load_dcgan(path.with_suffix(".safetensors"))
+    assert caught.value.reason == "unsupported"
 
 
 def test_it_can_be_copied_and_pickled(path: Path) -> None:

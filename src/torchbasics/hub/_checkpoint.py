@@ -84,7 +84,7 @@ def from_safetensors(path: Path) -> Checkpoint:
         try:
             described = json.loads((file.fields or {})["metadata"])[KEY]
             values = [described[name] for name in ("noise_dim", "loss", "attributes")]
-        except (KeyError, TypeError, ValueError) as e:
+        except (KeyError, TypeError, ValueError, RecursionError) as e:
             raise _files.refuse(path, "unsupported", "is no file of hub.save_dcgan; give one, or a GAN-zoo .pth") from e
         tensors = file.read()
     nets = [
