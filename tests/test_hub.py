@@ -234,7 +234,7 @@ def test_metadata_of_any_other_kind_is_refused(text: str, path: Path) -> None:
     """Brackets without end, no object, no JSON: none of them brings down the process."""
     fields = {"kind": "state", "model": "", "config": "{}", "history": "null", "metadata": text}
     _safetensors.write(path.with_suffix(".safetensors"), {"a": torch.ones(1)}, fields)
-    with pytest.raises(io.CheckpointError, match="is no file of hub.save_dcgan") as caught:
+    with pytest.raises(io.CheckpointError, match=r"is no file of hub.save_dcgan") as caught:
         hub.load_dcgan(path.with_suffix(".safetensors"))
     assert caught.value.reason == "unsupported"
 

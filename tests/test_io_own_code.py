@@ -16,7 +16,7 @@ from torchbasics._model import load_plain_state, plain_state
 from torchbasics.training import fit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -177,3 +177,83 @@ def test_code_that_changes_what_it_loads_is_noticed(make: type[nn.Module], load:
         io.load(path) if load == "load" else io.load_state(target, path)
     assert caught.value.reason == "mismatch"
     assert all(torch.equal(value, before[name]) for name, value in target.state_dict().items())
+
+
+class Batchwise(nn.Module):
+    """A layer that takes its shape from the first batch."""
+
+    def __init__(self, out: int = 2) -> None:
+        super().__init__()
+        self.out = out
+        self.layer = nn.LazyLinear(out)
+
+
+class Keywords(nn.Module):
+    """A layer whose size is an argument without a name."""
+
+    def __init__(self, **kwargs: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(kwargs.get("size", 2), 2)
+
+
+class Picky(nn.Linear):
+    """A layer that changes its argument to what it does not take."""
+
+    def __init__(self, size: int = 2) -> None:
+        if size < 1:
+            raise ValueError("size must be positive")
+        super().__init__(size, 2)
+        self.size = -size
+
+
+def replaced() -> nn.Module:
+    """A built-in model with another layer put in."""
+    model = models.get_model("mlp", hidden=())
+    model.extra = nn.Linear(1, 1)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (Batchwise, "this Batchwise again from its arguments: 'layer.weight' has no shape yet"),
+        (lambda: Keywords(size=5), r"this Keywords again .*'layer.weight' has shape \(2, 5\), needs \(2, 2\)"),
+        (Picky, "this Picky again from its arguments: size must be positive; store all that it depends on as arg"),
+        (
+            replaced,
+            r"this MLP again from its arguments: unexpected 'extra.*or write the parameters alone with io.save_",
+        ),
+    ],
+    ids=["lazy", "keywords", "picky", "replaced"],
+)
+@pytest.mark.filterwarnings("ignore:Lazy modules")
+@pytest.mark.usefixtures("registered")
+def test_what_could_not_be_loaded_is_not_saved(make: Callable[[], nn.Module], message: str, tmp_path: Path) -> None:
+    """The model is made again from its arguments before anything is written; the generators do not notice."""
+    for cls in (Batchwise, Keywords, Picky):
+        models.register(cls.__name__.lower())(cls)
+    model = make()
+    if isinstance(model, Batchwise):
+        model.layer(torch.zeros(1, 3))
+    before = torch.get_rng_state()
+    with pytest.raises(ValueError, match=message):
+        io.save(model, tmp_path / "m.safetensors")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not list(tmp_path.iterdir())
+    io.save(Keywords(), tmp_path / "m.safetensors")  # what it leaves out does no harm
+    assert isinstance(io.load(tmp_path / "m.safetensors"), Keywords)
+
+
+@pytest.mark.parametrize("argument", ["name", "weights"])
+def test_a_class_whose_arguments_cannot_be_given_is_not_registered(argument: str) -> None:
+    """get_model has arguments of these names itself."""
+
+    class Named(nn.Module):
+        def __init__(self, name: str = "") -> None: ...
+
+    class Weighted(nn.Module):
+        def __init__(self, weights: str = "") -> None: ...
+
+    with pytest.raises(ValueError, match=f"has an argument '{argument}', which get_model has too; rename it"):
+        models.register("own")(Named if argument == "name" else Weighted)
+    assert "own" not in models.list_models()

@@ -47,10 +47,11 @@ def save(
 
     Raises:
         TypeError: the model's class is not registered, or something is no JSON data.
-        ValueError: *path* has another ending.
+        ValueError: *path* has another ending, or the model's class would make another one of its arguments: a layer
+            was replaced, or has taken its shape from a batch; the class takes arguments without a name.
         FileNotFoundError: the folder is not there.
     """
-    model = unwrapped(model)
+    path, model = _suffixed(path), unwrapped(model)
     name = _zoo.name_of(model)
     if name is None:
         kind = type(model).__name__
@@ -63,7 +64,9 @@ def save(
         _check_plain(f"{type(model).__name__}'s argument {key!r}", value)
     _check_plain("metadata", metadata)
     fields = {"kind": "model", "model": name, "config": _json(config), "history": _history(history)}
-    _safetensors.write(_suffixed(path), state_of(model), {**fields, "metadata": _json(dict(metadata or {}))})
+    state = state_of(model)
+    _check_comes_back(name, type(model).__name__, json.loads(fields["config"]), _fit.kinds(state))
+    _safetensors.write(path, state, {**fields, "metadata": _json(dict(metadata or {}))})
 
 
 def load(path: str | os.PathLike[str], *, allow_nonfinite: bool = False) -> nn.Module:
@@ -122,20 +125,43 @@ def _made(file: _safetensors.File) -> nn.Module:
         raise _files.refuse(file.path, "unsupported", text)
     wanted = kinds_of(file)
     try:
-        with _building.bounded(wanted, fill=name not in _zoo.BUILT_IN), torch.device("cpu"):
-            model = _zoo.build(name, **_tuples(config))
-        state = state_of(model)
-        check_memory(state)
+        model = _built(name, config, wanted)
     except _building.TooLargeError as e:
         raise _files.refuse(file.path, "too-large", f"holds a {name!r} {e}") from e
     except Exception as e:  # whatever a constructor makes of arguments that it never expected
         text = f"holds a {name!r} that this torchbasics cannot make: {_files.brief(e)}"
         raise _files.refuse(file.path, "unsupported", text) from e
+    _fit.check_kinds(file.path, type(model).__name__, _fit.kinds(state_of(model)), wanted)
+    return model
+
+
+def _built(name: str, config: Mapping[str, Any], wanted: Mapping[str, _fit.Kind]) -> nn.Module:
+    """Make the model *name* on the CPU, from what JSON made of its arguments, in the precision of what is *wanted*."""
+    with _building.bounded(wanted, fill=name not in _zoo.BUILT_IN), torch.device("cpu"):
+        model = _zoo.build(name, **_tuples(config))
+    state = state_of(model)
+    check_memory(state)
     for key, value in state.items():
         if key in wanted and value.is_floating_point() and wanted[key][0].is_floating_point:
             value.data = value.data.to(wanted[key][0])  # a model saved in another precision comes back in it
-    _fit.check_kinds(file.path, type(model).__name__, _fit.kinds(state), wanted)
     return model
+
+
+def _check_comes_back(name: str, kind: str, config: Mapping[str, Any], state: Mapping[str, _fit.Kind]) -> None:
+    """See that `load` could make from *config* what has this *state*.
+
+    Raises:
+        ValueError: it could not.
+    """
+    try:
+        problems = _fit.differences(_fit.kinds(state_of(_built(name, config, state))), state)
+    except Exception as e:  # whatever a constructor makes of arguments that it never expected
+        problems = [_files.brief(e)]
+    if problems:
+        text = f"io.load could not make this {kind} again from its arguments: {'; '.join(problems)}"
+        raise ValueError(
+            f"{text}; store all that it depends on as arguments, or write the parameters alone with io.save_state"
+        )
 
 
 def _fill(model: nn.Module, file: _safetensors.File, allow_nonfinite: bool) -> None:
