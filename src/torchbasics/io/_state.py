@@ -6,6 +6,7 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -58,6 +59,7 @@ def load_state(model: nn.Module, path: str | os.PathLike[str], *, allow_nonfinit
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: a parameter or buffer of the model has no memory yet.
+        TypeError: one is no dense tensor.
         CheckpointError: the file cannot be trusted, or does not fit the model; the message lists every difference.
     """
     _files.check_file(path)
@@ -122,12 +124,15 @@ def state_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def check_memory(state: Mapping[str, Tensor]) -> None:
-    """Check that all of *state* is in memory.
+    """Check that all of *state* is in memory, and dense.
 
     Raises:
         ValueError: a tensor is on the device "meta", where copying to it does nothing.
+        TypeError: a tensor is of another layout.
     """
     for name, value in state.items():
+        if value.layout != torch.strided:
+            raise TypeError(f"{name!r} is a tensor ({value.layout}) that no file has; only dense ones can be loaded")
         if value.is_meta:
             raise ValueError(
                 f"{name!r} is on the device 'meta', without memory; call model.to_empty(device='cpu') first"
