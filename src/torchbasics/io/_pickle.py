@@ -6,6 +6,7 @@ import os
 import shlex
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from torchbasics import _files, _pickles
@@ -104,6 +105,8 @@ def _plain(path: str | os.PathLike[str], name: str, value: Any, told: _pickles.D
     """Return *value* if torch read what the scan tells, so that no trick passes that only one of them falls for."""
     if type(value) not in (Tensor, nn.Parameter) or (value.dtype, tuple(value.shape)) != (told.dtype, told.shape):
         raise _files.refuse(path, "unsafe", f"holds {shown(name)}, which is no plain dense tensor")
+    if value.dtype == torch.bool and value.numel() and int(value.detach().view(torch.uint8).max()) > 1:
+        raise _files.refuse(path, "damaged", f"is damaged: {shown(name)} has truth values other than 0 and 1")
     tensor: Tensor = value.detach().contiguous()
     # A part of a larger storage would keep all of it in memory.
     return tensor.clone() if tensor.untyped_storage().nbytes() > told.nbytes else tensor
