@@ -128,3 +128,16 @@ def test_generate_writes_nothing_where_the_format_is_unknown(here: Path, capsys:
     assert main(["generate", "dcgan.safetensors", "-n", "1", "-o", "a.foo"]) == 2
     assert "Format 'foo' is not supported" in capsys.readouterr().err
     assert [path.name for path in here.iterdir()] == ["dcgan.safetensors"]
+
+
+def test_lists_in_lists_of_a_file_do_not_grow_when_they_are_shown(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Indented, each level would be longer than the one before: 90 kB made 81 MB."""
+    deep = "[" * 450 + "1" + "]" * 450
+    fields = {"kind": "state", "model": "", "config": "{}", "history": "null"}
+    metadata = json.dumps({"a": [json.loads(deep)] * 20})
+    _safetensors.write("m.safetensors", {"t": torch.ones(1)}, {**fields, "metadata": metadata})
+    for more in ([], ["--json"]):
+        assert main(["inspect", "m.safetensors", *more]) == 0
+        assert len(capsys.readouterr().out) < 2 * (here / "m.safetensors").stat().st_size

@@ -17,7 +17,7 @@ import torchbasics
 from tests import pickles as pk
 from tests.gan_zoo import CHANNELS, NOISE, Zoo, images_of, noise_of_the_zoo
 from tests.helpers import equal
-from torchbasics import hub, io
+from torchbasics import _safetensors, hub, io
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -227,6 +227,51 @@ def test_a_converted_file_is_read_strictly(path: Path) -> None:
     assert e.value.reason == "unsupported"
     with pytest.raises(ValueError, match=r"path must end in .safetensors, got '.*DCGAN.pth'"):
         hub.save_dcgan(model, path)
+
+
+@pytest.mark.parametrize("how", ["half", "bfloat16", "double", "compiled", "compiled part", "parallel"])
+def test_a_model_that_was_converted_or_wrapped_comes_back(how: str, path: Path) -> None:
+    """In its own precision, by the names it has without a wrapper."""
+    model: Any = hub.load_dcgan(Zoo(path).write())
+    converted, given = path.with_suffix(".safetensors"), model
+    if how in ("half", "bfloat16", "double"):
+        model.to(getattr(torch, how))
+    elif how == "compiled":
+        given = torch.compile(model)
+    elif how == "parallel":
+        given = nn.DataParallel(model)
+    expected = copy.deepcopy(model)
+    if how == "compiled part":
+        model.netG = torch.compile(model.netG)
+    hub.save_dcgan(given, converted)
+    same = hub.load_dcgan(converted)
+    assert equal(same, expected)
+    assert same.netG.formatLayer.weight.dtype == expected.netG.formatLayer.weight.dtype
+
+
+def test_a_model_that_could_not_be_loaded_is_not_saved(path: Path) -> None:
+    """Values that are not finite, and another dtype, are named; the file that is there stays."""
+    model = hub.load_dcgan(Zoo(path).write())
+    converted = path.with_suffix(".safetensors")
+    hub.save_dcgan(model, converted)
+    before = converted.read_bytes()
+    nn.init.constant_(model.avgG.formatLayer.weight, torch.nan)
+    with pytest.raises(ValueError, match=r"load_dcgan could not read what .* not finite in 'formatLayer.weight'"):
+        hub.save_dcgan(model, converted)
+    model = hub.load_dcgan(path).to(torch.float8_e5m2)
+    with pytest.raises(ValueError, match=r"load_dcgan could not read what .* has dtype torch.float8_e5m2, needs"):
+        hub.save_dcgan(model, converted)
+    assert converted.read_bytes() == before
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "null", "{", '{"gan_zoo": []}'], ids=["deep", "null", "cut", "list"])
+def test_metadata_of_any_other_kind_is_refused(text: str, path: Path) -> None:
+    """Brackets without end, no object, no JSON: none of them brings down the process."""
+    fields = {"kind": "state", "model": "", "config": "{}", "history": "null", "metadata": text}
+    _safetensors.write(path.with_suffix(".safetensors"), {"a": torch.ones(1)}, fields)
+    with pytest.raises(io.CheckpointError, match=r"is no file of hub.save_dcgan") as caught:
+        hub.load_dcgan(path.with_suffix(".safetensors"))
+    assert caught.value.reason == "unsupported"
 
 
 def test_it_can_be_copied_and_pickled(path: Path) -> None:

@@ -105,6 +105,22 @@ def test_what_passes_is_tried_again(trouble: Any, cache: Path, server: Server, p
     assert files(cache) == ["FILE", "FILE.sha256"]
 
 
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe0\n", b"abc  FILE\n"], ids=["empty", "other", "short"])
+def test_a_damaged_record_is_told(content: bytes, cache: Path, server: Server) -> None:
+    """It is said which file is meant, and what to do; nothing is asked of the server."""
+    hub.load_dcgan()
+    record = cache.with_name(f"{cache.name}.sha256")
+    record.write_bytes(content)
+
+    with pytest.raises(
+        io.CheckpointError, match=r"sha256' is damaged: it does not begin with a SHA-256; delete it"
+    ) as e:
+        hub.load_dcgan()
+
+    assert e.value.reason == "damaged"
+    assert len(server.asked) == 1
+
+
 def test_torch_hubs_own_download_takes_a_cut_file(cache: Path, server: Server, published: bytes) -> None:
     """Positive control: without the comparison of lengths, half a file is kept as if it were whole."""
     server.answers = [give(published[:1000], of=len(published))]

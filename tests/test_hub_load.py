@@ -166,6 +166,40 @@ def test_the_two_limits_of_what_was_loaded(tmp_path: Path, mine: dict[str, types
         pickle.dumps(made)
 
 
+LAZY = "def __getattr__(name):\n    raise ImportError(name)\n"
+ODD = """
+import sys
+
+class Odd:
+    def __getattribute__(self, name):
+        raise RuntimeError(name)
+
+sys.modules["odd_thing"] = Odd()
+sys.modules["nothing"] = None
+"""
+
+
+@pytest.mark.parametrize("code", [LAZY, ODD], ids=["lazy", "odd"])
+def test_a_module_that_raises_when_it_is_asked_is_not_asked(
+    code: str, tmp_path: Path, mine: dict[str, types.ModuleType]
+) -> None:
+    """One that the repository imports from elsewhere does not keep one's own from coming back."""
+    folder = repository(tmp_path / "theirs")
+    (tmp_path / "mine/odd_module.py").write_text(code)
+    (folder / "hubconf.py").write_text("import odd_module\n" + HUBCONF)
+    path = list(sys.path)
+
+    try:
+        assert hub.load(folder, "net", source="local").name == "theirs"
+
+        assert all(sys.modules[name] is module for name, module in mine.items())
+        assert sys.path == path
+        assert "odd_module" in sys.modules  # it is of the process, not of the repository
+    finally:
+        for name in ("odd_module", "odd_thing", "nothing"):
+            sys.modules.pop(name, None)
+
+
 def test_sys_modules_is_as_before_after_an_error_too(tmp_path: Path, mine: dict[str, types.ModuleType]) -> None:
     """What the repository raises comes through unchanged."""
     folder = repository(tmp_path / "theirs")

@@ -52,6 +52,27 @@ def test_the_likely_cure_is_named(rename: Callable[[str], str], wrapped: bool, c
     assert cure in refusal(lambda: io.load_state(target, tmp_path / "m.safetensors"), "mismatch")
 
 
+@pytest.mark.parametrize(
+    ("file", "model"),
+    [
+        ({"weight": 3, "bias": 2}, {"weight": 2, "bias": 2}),
+        ({"a.weight": 3}, {"a.weight": 2}),
+        ({"body.weight": 2, "bias": 2}, {"weight": 2, "bias": 2}),
+        ({"weight": 2, "bias": 2}, {"body.weight": 2, "bias": 2}),
+    ],
+    ids=["equal", "parts", "some in the file", "some in the model"],
+)
+def test_a_cure_is_named_only_where_names_have_something_before_them(
+    file: dict[str, int], model: dict[str, int], tmp_path: Path
+) -> None:
+    """Where shapes differ, or some names only, there is nothing to take off."""
+    path, tensors = tmp_path / "m.safetensors", {name: torch.ones(n) for name, n in file.items()}
+    write_state(tensors, path)
+    wanted = {name: (torch.float32, (n,)) for name, n in model.items()}
+    with pytest.raises(io.CheckpointError, match=r"nothing was loaded$"):
+        _fit.check_kinds(str(path), "M", wanted, _fit.kinds(tensors))
+
+
 def test_a_file_of_a_whole_other_model_names_it(tmp_path: Path) -> None:
     """What io.save wrote says what it is."""
     io.save(models.get_model("cnn"), tmp_path / "m.safetensors")

@@ -316,3 +316,17 @@ def test_a_pickle_that_torch_did_not_write_is_told_apart(tmp_path: Path) -> None
     error = refused(tmp_path / "new.pt")
     assert error.reason == "unsupported"
     assert "its pickle has the opcode FRAME" in str(error) or "opcode SHORT_BINUNICODE" in str(error)
+
+
+@pytest.mark.parametrize("contiguous", [True, False])
+def test_truth_values_other_than_0_and_1_are_damage(contiguous: bool, tmp_path: Path) -> None:
+    """load_state and convert refuse them, as in a safetensors file: a copy would quietly turn 7 into 1."""
+    path, model = tmp_path / "m.pt", nn.Module()
+    content = torch.tensor([[1, 0, 7], [0, 1, 1]], dtype=torch.uint8).view(torch.bool)
+    torch.save({"mask": content if contiguous else content.t()}, path)
+    model.register_buffer("mask", torch.zeros(2, 3, dtype=torch.bool) if contiguous else torch.zeros(3, 2).bool())
+    with pytest.raises(io.CheckpointError, match="'mask' has truth values other than 0 and 1") as caught:
+        io.load_state(model, path)
+    assert caught.value.reason == "damaged"
+    assert main(["convert", str(path), str(tmp_path / "m.safetensors")]) == 2
+    assert not (tmp_path / "m.safetensors").exists()

@@ -129,6 +129,7 @@ FULL = {
     + b"q\x01"
     + b"h\x01h\x00\x85R" * 9000
     + b"e",
+    "storages": b"](" + p.storage(4)[:-1] + b"q\x01Q" + b"h\x01Q" * 33_000 + b"e",
     "long shapes": b"]("
     + p.name("torch._utils._rebuild_tensor_v2")
     + b"q\x00("
@@ -354,6 +355,14 @@ def test_a_bomb_takes_a_few_megabytes_at_most(tmp_path: Path) -> None:
     assert len(grown) == len(bombs)
     assert grown[-1] <= 16
     assert run("load", "deflate bomb")[-1] > 90
+
+
+def test_a_storage_told_again_and_again_is_counted(tmp_path: Path) -> None:
+    """Three bytes each, and a hundred in memory: 30 MB would take more than a gigabyte."""
+    path = p.write_zip(tmp_path / "m.pt", FULL["storages"], {"0": FOUR})
+    with pytest.raises(io.CheckpointError, match="would take far more memory than the file has bytes") as caught:
+        io.load_state(nn.Linear(1, 1), path)
+    assert caught.value.reason == "too-large"
 
 
 SPARSE = pytest.mark.skipif(sys.platform != "linux", reason="a file of so many bytes takes as many")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io as memory
 import os
 import pickle
 from pathlib import Path
@@ -149,6 +150,29 @@ def test_a_model_without_memory_is_refused(suffix: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"'weight' is on the device 'meta', .*; call model\.to_empty\(device='cpu'\)"):
         io.load_state(target, path)
     io.load_state(target.to_empty(device="cpu"), path)
+    assert same_state(source, target)
+
+
+def test_a_model_with_a_sparse_buffer_is_refused(tmp_path: Path) -> None:
+    """No file has such a tensor: neither save_state nor load_state takes it."""
+    model = nn.Linear(2, 2)
+    io.save_state(model, tmp_path / "m.safetensors")
+    model.register_buffer("sparse", torch.eye(2).to_sparse())
+    with pytest.raises(TypeError, match=r"'sparse' is a tensor \(sparse_coo.* that cannot be written"):
+        io.save_state(model, tmp_path / "n.safetensors")
+    with pytest.raises(TypeError, match=r"'sparse' is a tensor \(torch.sparse_coo\) that no file has; only dense"):
+        io.load_state(model, tmp_path / "m.safetensors")
+
+
+def test_torchs_setting_for_memory_maps_changes_nothing(tmp_path: Path) -> None:
+    """What was looked at is what torch reads, from memory."""
+    config: Any = pytest.importorskip("torch.utils.serialization").config
+    source, target = nn.Linear(2, 2), nn.Linear(2, 2)
+    torch.save(source.state_dict(), tmp_path / "m.pt")
+    with config.patch({"load.mmap": True}):
+        with pytest.raises(ValueError, match="mmap"):  # positive control
+            torch.load(memory.BytesIO((tmp_path / "m.pt").read_bytes()), weights_only=True)
+        io.load_state(target, tmp_path / "m.pt")
     assert same_state(source, target)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -151,16 +152,37 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
-def plain_state(model: nn.Module) -> dict[str, Any]:
-    """Return the state by the names it has without any wrapper."""
-    return {_plain_name(name): value for name, value in unwrapped(model).state_dict().items()}
+def versions_of(state: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what torch keeps beside a state_dict, the version of each module's code; None where there is nothing."""
+    return getattr(state, "_metadata", None)
+
+
+def versioned(state: Mapping[str, Any], versions: Mapping[str, Any] | None) -> OrderedDict[str, Any]:
+    """Return *state* with *versions*; without any, a module takes it for one of old code, and converts it."""
+    made = OrderedDict(state)
+    if versions is not None:
+        made._metadata = versions  # type: ignore[attr-defined]  # where torch puts it
+    return made
+
+
+def plain_state(model: nn.Module) -> OrderedDict[str, Any]:
+    """Return the state, and the versions in it, by the names without any wrapper."""
+    state = unwrapped(model).state_dict()
+    versions = versions_of(state)
+    if versions is not None:
+        versions = {_plain_part(name): value for name, value in versions.items()}
+    return versioned({_plain_name(name): value for name, value in state.items()}, versions)
 
 
 def load_plain_state(model: nn.Module, state: Mapping[str, Any]) -> None:
-    """Set what `plain_state` returned, whatever is wrapped now."""
+    """Set what `plain_state` returned, whatever is wrapped now; without versions, it is of the code at hand."""
     bare = unwrapped(model)
-    names = {_plain_name(name): name for name in bare.state_dict()}
-    bare.load_state_dict({names.get(name, name): value for name, value in state.items()})
+    now, then = bare.state_dict(), versions_of(state)
+    versions = versions_of(now)
+    if versions is not None and then is not None:
+        versions = {name: then.get(_plain_part(name), value) for name, value in versions.items()}
+    names = {_plain_name(name): name for name in now}
+    bare.load_state_dict(versioned({names.get(name, name): value for name, value in state.items()}, versions))
 
 
 def unsaved_buffers(model: nn.Module) -> dict[str, Tensor]:
@@ -180,3 +202,7 @@ def load_unsaved_buffers(model: nn.Module, buffers: Mapping[str, Tensor]) -> Non
 
 def _plain_name(name: str) -> str:
     return name.replace(COMPILED, "")  # a part that was compiled by itself
+
+
+def _plain_part(name: str) -> str:
+    return f"{name}.".replace(COMPILED, "")[:-1]

@@ -65,7 +65,8 @@ def register(name: str, *, defaults: Mapping[str, object] | None = None) -> Call
         defaults: Arguments for ``get_model(name)`` where the user gives none; they make it callable without any.
 
     Raises:
-        ValueError: *name* is no identifier, or another class has it.
+        ValueError: *name* is no identifier, another class has it, or the constructor has an argument that `get_model`
+            could not pass on: "name" or "weights".
 
     >>> from torch import nn
     >>> @register("scale", defaults={"size": 3})
@@ -87,6 +88,9 @@ def register(name: str, *, defaults: Mapping[str, object] | None = None) -> Call
             taken = f"{_entries[name].cls.__module__}:{_entries[name].cls.__qualname__}"
         if taken not in ("", path):  # the same class may come again: a notebook cell run twice
             raise ValueError(f"the name {name!r} is taken by {taken}; register {path} under another one")
+        own = [p for p in parameters(cls) if p in ("name", "weights")]
+        if own:
+            raise ValueError(f"{cls.__qualname__} has an argument {own[0]!r}, which get_model has too; rename it")
         _entries[name] = Entry(name, cls, dict(defaults or {}))
         return cls
 

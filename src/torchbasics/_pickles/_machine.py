@@ -64,7 +64,7 @@ LITERALS = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE"}
 # Bytes that Python takes at most for what an opcode makes. A file of torch.save stays under BUDGET times the length of
 # its pickle; one made to fill memory does not.
 COSTS = {"EMPTY_DICT": 256, "REDUCE": 256, "NEWOBJ": 256, "EMPTY_LIST": 64, "MARK": 64, "TUPLE": 64}
-COSTS |= {"TUPLE1": 64, "TUPLE2": 64, "TUPLE3": 64}
+COSTS |= {"TUPLE1": 64, "TUPLE2": 64, "TUPLE3": 64, "BINPERSID": 128}
 BUDGET = 24
 ITEM = 128  # the same, for each item of a dict or tuple that is made of another
 # Integers are their own hashes, so that a dict of chosen ones is quadratic: large dicts have small ones only.
@@ -256,9 +256,10 @@ class Machine:
         if of.name not in STORAGES:
             raise Wrong("unsafe", f"holds values of {of.name}, which are no plain numbers")
         storage = Storage(key, STORAGES[of.name], numel)
-        if self.storages.setdefault(key, storage) != storage:
+        known = self.storages.setdefault(key, storage)
+        if known != storage:
             raise ValueError(f"the storage {shown(key)} is told in two ways")
-        self.stack.append(storage)
+        self.stack.append(known)
 
     def _do_reduce(self, arg: None) -> None:
         args, function = self.stack.pop(), self.stack.pop()

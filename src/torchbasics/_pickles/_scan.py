@@ -106,7 +106,7 @@ class Scan:
         try:
             with warnings.catch_warnings(), torch.serialization.safe_globals(list(safe_globals)):
                 warnings.simplefilter("ignore")  # torch speaks of its own future
-                return torch.load(io.BytesIO(self.content), map_location="cpu", weights_only=True)
+                return torch.load(io.BytesIO(self.content), map_location="cpu", weights_only=True, mmap=False)
         except Exception as e:  # torch raises many kinds: EOFError, KeyError, RuntimeError, UnpicklingError, ...
             text = f"is no state_dict that torch can read ({type(e).__name__})"
             raise _files.refuse(self.path, "not-a-checkpoint", text) from e

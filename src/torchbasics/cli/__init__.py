@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with contextlib.redirect_stdout(aside if args.json else sys.stdout):
             report = importlib.import_module(f"torchbasics.cli._{args.command}").run(args)
         if args.json:
-            print(json.dumps(report, indent=2))
+            print(json.dumps(report))  # indented, lists in lists of a file would be a thousand times as long
     except KeyboardInterrupt:
         print("torchbasics: interrupted", file=sys.stderr)
         return 130

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 CONFIG_CLASS = "models.utils.config.BaseConfig"
 LINEAR = {"MSE": False, "DCGAN": False, "WGANGP": True, "Logistic": True}  # whether a loss leaves tanh out
+PRECISIONS = (torch.float16, torch.bfloat16, torch.float64)  # that a model may have besides the zoo's own
 KEY = "gan_zoo"  # in the metadata of a safetensors file
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # of batch norm; no image depends on them
 
@@ -84,21 +85,32 @@ def from_safetensors(path: Path) -> Checkpoint:
         try:
             described = json.loads((file.fields or {})["metadata"])[KEY]
             values = [described[name] for name in ("noise_dim", "loss", "attributes")]
-        except (KeyError, TypeError, ValueError) as e:
+        except (KeyError, TypeError, ValueError, RecursionError) as e:
             raise _files.refuse(path, "unsupported", "is no file of hub.save_dcgan; give one, or a GAN-zoo .pth") from e
         tensors = file.read()
-    nets = [
-        {name.removeprefix(f"{net}."): value for name, value in tensors.items() if name.startswith(f"{net}.")}
-        for net in ("netG", "avgG")
-    ]
-    return _made(str(path), *values, *nets)
+    return _made(str(path), *values, *_nets(tensors))
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], noise_dim: int, loss: str, attributes: dict[str, Any]) -> None:
-    """Write a checkpoint as safetensors, atomically; `from_safetensors` reads it."""
+    """Write a checkpoint as safetensors, atomically; `from_safetensors` reads it.
+
+    Raises:
+        ValueError: it could not; nothing was written.
+    """
+    try:
+        _made(str(path), noise_dim, loss, attributes, *_nets(tensors))
+    except _files.CheckpointError as e:
+        raise ValueError(f"load_dcgan could not read what would be saved: {e}") from e
     described = {KEY: {"noise_dim": noise_dim, "loss": loss, "attributes": attributes}}
     fields = {"kind": "state", "model": "", "config": "{}", "history": "null", "metadata": json.dumps(described)}
     _safetensors.write(path, tensors, fields)
+
+
+def _nets(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    return [
+        {name.removeprefix(f"{net}."): value for name, value in tensors.items() if name.startswith(f"{net}.")}
+        for net in ("netG", "avgG")
+    ]
 
 
 def _made(where: str, noise_dim: Any, loss: Any, attributes: Any, net: Any, average: Any) -> Checkpoint:
@@ -114,11 +126,13 @@ def _made(where: str, noise_dim: Any, loss: Any, attributes: Any, net: Any, aver
             raise _files.refuse(where, "unsupported", text)
     attributes = {name: list(values) for name, values in attributes.items()}
     inputs = noise_dim + sum(map(len, attributes.values()))
-    return Checkpoint(_generator(where, net, inputs), _generator(where, average, inputs), noise_dim, loss, attributes)
+    network = _generator(where, net, inputs)
+    other = _generator(where, average, inputs, network.formatLayer.weight.dtype)
+    return Checkpoint(network, other, noise_dim, loss, attributes)
 
 
-def _generator(where: str, state: Any, inputs: int) -> Generator:
-    """Build the generator that the shapes in *state* tell of, and fill it."""
+def _generator(where: str, state: Any, inputs: int, dtype: torch.dtype | None = None) -> Generator:
+    """Build the generator that the shapes in *state* tell of, and fill it; without a *dtype*, it is of the state's."""
     tensors: dict[str, Tensor] = {}
     for name, value in state.items() if isinstance(state, dict) else ():
         if not isinstance(name, str) or not _is_plain(value):
@@ -137,6 +151,7 @@ def _generator(where: str, state: Any, inputs: int) -> Generator:
         raise _files.refuse(where, "mismatch", text)
     with torch.device("meta"):  # takes neither memory nor random numbers: the shapes may be anything
         net = _with_batch_statistics(Generator(inputs, last.shape[1], last.shape[0], depth))
+        net = net.to(dtype or (first.dtype if first.dtype in PRECISIONS else torch.float32))
     _fit.check_kinds(where, "Generator", _fit.kinds(net.state_dict()), _fit.kinds(tensors))
     bad = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
     if bad:

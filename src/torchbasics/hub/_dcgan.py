@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from torchbasics import _checks, _env, _pickles
+from torchbasics._model import plain_state, unwrapped
 from torchbasics.hub import _checkpoint, _download, _repository
 from torchbasics.models._inputs import check_tensor, wrong_shape
 
@@ -242,13 +243,17 @@ def load_dcgan(
 def save_dcgan(model: PretrainedDCGAN, path: str | os.PathLike[str]) -> None:
     """Write *model* to *path* as safetensors, so that `load_dcgan` needs no pickle from then on.
 
+    It comes back in the precision that it has. What ``torch.compile`` and ``DataParallel`` put around it is left out.
+
     Raises:
-        ValueError: *path* does not end in ".safetensors".
+        ValueError: *path* does not end in ".safetensors", or `load_dcgan` would refuse the model: it has values that
+            are not finite, or other layers.
         FileNotFoundError: the folder is not there.
     """
     if Path(path).suffix != ".safetensors":
         raise ValueError(f"path must end in .safetensors, got {str(path)!r}")
-    _checkpoint.write(Path(path), model.state_dict(), model.noise_dim, model.loss, model.attributes)
+    bare: Any = unwrapped(model)
+    _checkpoint.write(Path(path), plain_state(bare), bare.noise_dim, bare.loss, bare.attributes)
 
 
 def _read(weights: str | os.PathLike[str], progress: bool) -> _checkpoint.Checkpoint:

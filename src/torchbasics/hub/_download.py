@@ -47,14 +47,14 @@ def cached(url: str, read: Callable[[str, bytes], T], *, progress: bool) -> T:
 
     Raises:
         FileNotFoundError: the file is not in the cache, and the download failed.
-        CheckpointError: the content is not what it was at first use, or *read* refuses it.
+        CheckpointError: the content is not what it was at first use, or *read* refuses it; or the record is damaged.
 
     Warns:
         UserWarning: at first use, the digest does not begin with the digits in the name.
     """
     path = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
     record = path.with_name(f"{path.name}.sha256")
-    known = record.read_text(encoding="utf-8").partition(" ")[0] if record.exists() else None
+    known = _recorded(record) if record.exists() else None
     there = path.exists()
     if there and path.stat().st_size > LIMIT:
         raise _files.refuse(path, "too-large", f"has {path.stat().st_size:,} bytes; at most {LIMIT:,} are read")
@@ -123,6 +123,15 @@ def _fetched(url: str, path: Path, progress: bool) -> bytes:
     except OSError as e:
         text = f"{path.name!r} is not in the cache and could not be downloaded from {url!r}: {in_words(e)}"
         raise FileNotFoundError(f"{text}; {_by_hand(path)}") from e
+
+
+def _recorded(record: Path) -> str:
+    """Return the digest in *record*."""
+    known = record.read_bytes().partition(b" ")[0]
+    if not re.fullmatch(rb"[0-9a-f]{64}", known):
+        text = f"is damaged: it does not begin with a SHA-256; delete it, and {record.stem!r} if you do not trust that"
+        raise _files.refuse(record, "damaged", text)
+    return known.decode()
 
 
 def _by_hand(path: Path) -> str:

@@ -35,11 +35,15 @@ def isolated(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        for name in set(sys.modules) - before:
-            if name.partition(".")[0] in names or _lies_in(sys.modules[name], folder):
-                del sys.modules[name]
-        sys.modules.update(hidden)
-        sys.path[:] = path
+        new = set(sys.modules) - before
+        gone = {name for name in new if name.partition(".")[0] in names}
+        try:
+            gone |= {name for name in new - gone if _lies_in(sys.modules.get(name), folder)}
+        finally:  # whatever becomes of looking at them
+            for name in gone:
+                sys.modules.pop(name, None)
+            sys.modules.update(hidden)
+            sys.path[:] = path
 
 
 def _importable(folder: Path) -> set[str]:
@@ -59,6 +63,14 @@ def _imports(name: str) -> bool:
     return True
 
 
-def _lies_in(module: ModuleType, folder: Path) -> bool:
-    places = [getattr(module, "__file__", None), *getattr(module, "__path__", ())]
-    return any(isinstance(place, str) and Path(place).resolve().is_relative_to(folder.resolve()) for place in places)
+def _lies_in(module: ModuleType | None, folder: Path) -> bool:
+    """Tell whether *module* is of *folder*; one that makes its attributes only when it is asked for them is not asked.
+
+    What is in ``sys.modules`` can be any object.
+    """
+    try:
+        own = vars(module)
+        places = [own.get("__file__"), *(own.get("__path__") or ())]
+        return any(isinstance(p, str) and Path(p).resolve().is_relative_to(folder.resolve()) for p in places)
+    except Exception:
+        return False

@@ -116,19 +116,21 @@ def _nearest(name: str, others: Sequence[str]) -> str:
 def _cure(wanted: list[str], found: list[str]) -> str:
     """Return what to do where the names of one side are those of the other with something before them."""
     for prefix, writer in WRAPPERS.items():
-        if wanted and {name.replace(prefix, "") for name in found} == set(wanted):
+        if any(prefix in name for name in found) and {name.replace(prefix, "") for name in found} == set(wanted):
             return f"{prefix!r} in the file's names is of {writer}: take it out of them, or save the module inside"
-        if found and {name.replace(prefix, "") for name in wanted} == set(found):
+        if any(prefix in name for name in wanted) and {name.replace(prefix, "") for name in wanted} == set(found):
             return f"{prefix!r} in the model's names is of {writer}: load into the module inside"
     first = next(iter(found), "").partition(".")[0] + "."
-    if [name.removeprefix(first) for name in found if name.startswith(first)] and (
-        {name.removeprefix(first) for name in found} == set(wanted)
-    ):
+    if _all_begin(found, first) and {name.removeprefix(first) for name in found} == set(wanted):
         return f"the file's names all begin with {shown(first)}: take it off, or load into the model around this one"
     first = next(iter(wanted), "").partition(".")[0] + "."
-    if found and {name.removeprefix(first) for name in wanted} == set(found):
+    if _all_begin(wanted, first) and {name.removeprefix(first) for name in wanted} == set(found):
         return f"the model's names all begin with {shown(first)}: load into that part of it"
     return ""
+
+
+def _all_begin(names: list[str], prefix: str) -> bool:
+    return bool(names) and all(name.startswith(prefix) for name in names)
 
 
 def _finite(tensor: Tensor) -> bool:

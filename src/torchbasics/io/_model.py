@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from torchbasics import _files, _safetensors, _zoo
-from torchbasics._model import unwrapped
+from torchbasics._model import unwrapped, versions_of
 from torchbasics.io import _building, _fit
 from torchbasics.io._pickle import SUFFIXES, read_pickle
-from torchbasics.io._state import check_memory, kinds_of, state_of
+from torchbasics.io._state import check_memory, fill, kinds_of, state_of
 
 if TYPE_CHECKING:
     import os
@@ -47,10 +47,11 @@ def save(
 
     Raises:
         TypeError: the model's class is not registered, or something is no JSON data.
-        ValueError: *path* has another ending.
+        ValueError: *path* has another ending, or the model's class would make another one of its arguments: a layer
+            was replaced, or has taken its shape from a batch; the class takes arguments without a name.
         FileNotFoundError: the folder is not there.
     """
-    model = unwrapped(model)
+    path, model = _suffixed(path), unwrapped(model)
     name = _zoo.name_of(model)
     if name is None:
         kind = type(model).__name__
@@ -63,7 +64,9 @@ def save(
         _check_plain(f"{type(model).__name__}'s argument {key!r}", value)
     _check_plain("metadata", metadata)
     fields = {"kind": "model", "model": name, "config": _json(config), "history": _history(history)}
-    _safetensors.write(_suffixed(path), state_of(model), {**fields, "metadata": _json(dict(metadata or {}))})
+    state = state_of(model)
+    _check_comes_back(name, type(model).__name__, json.loads(fields["config"]), _fit.kinds(state))
+    _safetensors.write(path, state, {**fields, "metadata": _json(dict(metadata or {}))})
 
 
 def load(path: str | os.PathLike[str], *, allow_nonfinite: bool = False) -> nn.Module:
@@ -122,25 +125,52 @@ def _made(file: _safetensors.File) -> nn.Module:
         raise _files.refuse(file.path, "unsupported", text)
     wanted = kinds_of(file)
     try:
-        with _building.bounded(wanted, fill=name not in _zoo.BUILT_IN), torch.device("cpu"):
-            model = _zoo.build(name, **_tuples(config))
-        state = state_of(model)
-        check_memory(state)
+        model = _built(name, config, wanted)
     except _building.TooLargeError as e:
         raise _files.refuse(file.path, "too-large", f"holds a {name!r} {e}") from e
     except Exception as e:  # whatever a constructor makes of arguments that it never expected
         text = f"holds a {name!r} that this torchbasics cannot make: {_files.brief(e)}"
         raise _files.refuse(file.path, "unsupported", text) from e
-    for key, value in state.items():
-        if key in wanted and value.is_floating_point() and wanted[key][0].is_floating_point:
-            value.data = value.data.to(wanted[key][0])  # a model saved in another precision comes back in it
-    _fit.check_kinds(file.path, type(model).__name__, _fit.kinds(state), wanted)
+    _fit.check_kinds(file.path, type(model).__name__, _fit.kinds(state_of(model)), wanted)
     return model
 
 
+def _built(name: str, config: Mapping[str, Any], wanted: Mapping[str, _fit.Kind]) -> nn.Module:
+    """Make the model *name* on the CPU, from what JSON made of its arguments, in the precision of what is *wanted*."""
+    with _building.bounded(wanted, fill=name not in _zoo.BUILT_IN), torch.device("cpu"):
+        model = _zoo.build(name, **_tuples(config))
+    state = state_of(model)
+    check_memory(state)
+    for key, value in state.items():
+        if key in wanted and value.is_floating_point() and wanted[key][0].is_floating_point:
+            value.data = value.data.to(wanted[key][0])  # a model saved in another precision comes back in it
+    return model
+
+
+def _check_comes_back(name: str, kind: str, config: Mapping[str, Any], state: Mapping[str, _fit.Kind]) -> None:
+    """See that `load` could make from *config* what has this *state*.
+
+    Raises:
+        ValueError: it could not.
+    """
+    try:
+        problems = _fit.differences(_fit.kinds(state_of(_built(name, config, state))), state)
+    except Exception as e:  # whatever a constructor makes of arguments that it never expected
+        problems = [_files.brief(e)]
+    if problems:
+        text = f"io.load could not make this {kind} again from its arguments: {'; '.join(problems)}"
+        raise ValueError(
+            f"{text}; store all that it depends on as arguments, or write the parameters alone with io.save_state"
+        )
+
+
 def _fill(model: nn.Module, file: _safetensors.File, allow_nonfinite: bool) -> None:
-    """Read the file's tensors into the parameters themselves where that can be done, and load the rest."""
-    state, parameters = state_of(model), {id(parameter) for parameter in model.parameters()}
+    """Load the file's tensors; of our own models, read into the parameters themselves where that can be done.
+
+    Of others the code may change what it is given, or where it goes: these are read elsewhere, and compared.
+    """
+    own = (file.fields or {})["model"] not in _zoo.BUILT_IN
+    state, parameters = state_of(model), {id(parameter) for parameter in model.parameters() if not own}
     there: dict[int, set[int]] = {}  # what lies in a memory: what overlaps is read elsewhere, and compared
     for tensor in state.values():
         there.setdefault(tensor.untyped_storage().data_ptr(), set()).add(id(tensor))
@@ -152,12 +182,7 @@ def _fill(model: nn.Module, file: _safetensors.File, allow_nonfinite: bool) -> N
             into[name] = tensor
     tensors = file.read(into)
     _fit.check_values(file.path, type(model).__name__, state, tensors, nonfinite=allow_nonfinite)
-    try:
-        model.load_state_dict(tensors)  # copies nothing onto itself
-        loaded = state_of(model)
-    except Exception as e:  # the model's own code
-        raise _fit.mismatch(file.path, type(model).__name__, [_files.brief(e)]) from e
-    _fit.check_loaded(file.path, type(model).__name__, loaded, tensors)
+    fill(file.path, model, tensors, versions_of(state), own=own)  # copies nothing onto itself
 
 
 def _suffixed(path: str | os.PathLike[str]) -> Path:

@@ -6,9 +6,11 @@ import os
 import shlex
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from torchbasics import _files, _pickles
+from torchbasics._model import versioned, versions_of
 from torchbasics._pickles import shown
 
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ def read_part(
 ) -> tuple[dict[str, Tensor], dict[Any, str]]:
     """Return the tensors in *path* or, with *key*, those under it, and of what kind the entries beside them are.
 
+    The versions of the layers that torch wrote beside the tensors stay with them.
+
     Raises:
         FileNotFoundError: there is no such file.
         CheckpointError: it is no dict of plain tensors; where there is one under some key, the message names it;
@@ -64,7 +68,9 @@ def read_part(
     if sum(tensor.nbytes for tensor in wanted.values()) > SHARED * len(found.content):
         raise _files.refuse(path, "unsafe", "has far more values under its names than in the file")
     tensors = {name: _plain(path, name, state.get(name), tensor) for name, tensor in wanted.items()}
-    return tensors, {name: _kind(value) for name, value in told.items() if name not in wanted}
+    return versioned(tensors, _versions(path, state)), {
+        name: _kind(value) for name, value in told.items() if name not in wanted
+    }
 
 
 def states_in(told: Any) -> list[str]:
@@ -99,9 +105,26 @@ def _plain(path: str | os.PathLike[str], name: str, value: Any, told: _pickles.D
     """Return *value* if torch read what the scan tells, so that no trick passes that only one of them falls for."""
     if type(value) not in (Tensor, nn.Parameter) or (value.dtype, tuple(value.shape)) != (told.dtype, told.shape):
         raise _files.refuse(path, "unsafe", f"holds {shown(name)}, which is no plain dense tensor")
+    if value.dtype == torch.bool and value.numel() and int(value.detach().view(torch.uint8).max()) > 1:
+        raise _files.refuse(path, "damaged", f"is damaged: {shown(name)} has truth values other than 0 and 1")
     tensor: Tensor = value.detach().contiguous()
     # A part of a larger storage would keep all of it in memory.
     return tensor.clone() if tensor.untyped_storage().nbytes() > told.nbytes else tensor
+
+
+def _versions(path: str | os.PathLike[str], state: dict[Any, Any]) -> dict[str, Any] | None:
+    """Return the versions of the modules that were saved, if they are what torch writes: plain values by name."""
+    found = versions_of(state)
+    told: Any = {} if found is None else found
+    plain = isinstance(told, dict) and all(
+        type(name) is str
+        and isinstance(part, dict)
+        and all(type(key) is str and type(value) in (bool, int, float, str, type(None)) for key, value in part.items())
+        for name, part in told.items()
+    )
+    if not plain:
+        raise _files.refuse(path, "unsupported", "holds versions of its layers (_metadata) that are no plain values")
+    return found
 
 
 def _kind(value: Any) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from torchbasics import _files, _safetensors
-from torchbasics._model import unwrapped
+from torchbasics._model import unwrapped, versioned, versions_of
 from torchbasics.io import _fit
 from torchbasics.io._pickle import SUFFIXES, read_pickle
 
@@ -46,6 +47,8 @@ def load_state(model: nn.Module, path: str | os.PathLike[str], *, allow_nonfinit
 
     Reads what `save_state` and `save` write, other safetensors files, and the state_dicts that ``torch.save`` writes
     to .pt, .pth and .pkl. No code in a file is ever run. Of a safetensors file that does not fit, no tensor is read.
+    Where a layer's class counts versions (``_version``), a pickle says of which one its values are; a safetensors file
+    does not, and its values are taken as they are, as of the code at hand.
 
     Args:
         model: Any module; what ``torch.compile`` and ``DataParallel`` put around it is seen through.
@@ -56,6 +59,7 @@ def load_state(model: nn.Module, path: str | os.PathLike[str], *, allow_nonfinit
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: a parameter or buffer of the model has no memory yet.
+        TypeError: one is no dense tensor.
         CheckpointError: the file cannot be trusted, or does not fit the model; the message lists every difference.
     """
     _files.check_file(path)
@@ -64,22 +68,43 @@ def load_state(model: nn.Module, path: str | os.PathLike[str], *, allow_nonfinit
     check_memory(wanted)
     if suffix in SUFFIXES:
         tensors = read_pickle(path, sum(tensor.nbytes for tensor in wanted.values()))
+        versions = versions_of(tensors)
         _fit.check_kinds(str(path), name, _fit.kinds(wanted), _fit.kinds(tensors))
     elif suffix == ".safetensors":
         with _safetensors.opened(path) as file:
             _fit.check_kinds(str(path), name, _fit.kinds(wanted), kinds_of(file), hint=_hint(file))
-            tensors = file.read()
+            tensors, versions = file.read(), versions_of(wanted)
     else:
         text = f"ends in {suffix!r}; load_state reads .safetensors, {', '.join(SUFFIXES)}"
         raise _files.refuse(path, "unsupported", text)
     _fit.check_values(str(path), name, wanted, tensors, nonfinite=allow_nonfinite)
     with _all_or_nothing(bare):
-        try:
-            bare.load_state_dict(tensors)
-            loaded = state_of(bare)
-        except Exception as e:  # the model's own code refuses, or its memory cannot be written
-            raise _fit.mismatch(str(path), name, [_files.brief(e)]) from e
-        _fit.check_loaded(str(path), name, loaded, tensors)
+        fill(str(path), bare, tensors, versions)
+
+
+def fill(
+    path: str, model: nn.Module, tensors: Mapping[str, Tensor], versions: Mapping[str, Any] | None, *, own: bool = True
+) -> None:
+    """Load *tensors*, which fit, into *model*, by its own code, and see that it has them then.
+
+    Args:
+        path: The file that they are of.
+        model: Where they go.
+        tensors: What is in the file.
+        versions: Those of the modules that it was written by.
+        own: Whether the code may be anybody's. It gets copies then: what it changes is not to be compared with itself.
+
+    Raises:
+        CheckpointError: the code fails or did something else, or the model's memory cannot be written.
+    """
+    name = type(model).__name__
+    try:
+        given = {key: tensor.clone() for key, tensor in tensors.items()} if own else tensors
+        model.load_state_dict(versioned(given, versions))
+        loaded = state_of(model)
+    except Exception as e:
+        raise _fit.mismatch(path, name, [_files.brief(e)]) from e
+    _fit.check_loaded(path, name, loaded, tensors)
 
 
 def state_of(model: nn.Module) -> dict[str, Tensor]:
@@ -99,12 +124,15 @@ def state_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def check_memory(state: Mapping[str, Tensor]) -> None:
-    """Check that all of *state* is in memory.
+    """Check that all of *state* is in memory, and dense.
 
     Raises:
         ValueError: a tensor is on the device "meta", where copying to it does nothing.
+        TypeError: a tensor is of another layout.
     """
     for name, value in state.items():
+        if value.layout != torch.strided:
+            raise TypeError(f"{name!r} is a tensor ({value.layout}) that no file has; only dense ones can be loaded")
         if value.is_meta:
             raise ValueError(
                 f"{name!r} is on the device 'meta', without memory; call model.to_empty(device='cpu') first"
