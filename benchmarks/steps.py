@@ -66,11 +66,25 @@ def mlp_epoch(settings: Settings) -> Part:
         "the tutorial's loop": work.loop(lambda: tutorial_loader(settings, train=True)),
         "fit on images": _fit(flat, train),
         "fit on tensors": flat.fit(),
+        "fit on images in bfloat16": _fit(flat, train, precision="bfloat16"),
+        "compute alone": flat.loop(lambda: _one_batch(flat)),
     }
+    same, close = work.check(), work.check(2e-2)
+
+    def check(name: str, model: Any) -> None:
+        if name != "compute alone":
+            (close if "bfloat16" in name else same)(name, model)
+
     with threads(1):
-        times = measure(contestants, settings.number(5), check=work.check())
-    rows = [*times.rows("s", 1), times.ratio("fit on images", "the tutorial's loop", 0.16)]
-    return Part(mlp_epoch.__doc__ or "", rows, [what, _TUTORIAL_NOTE])
+        times = measure(contestants, settings.number(5), check=check)
+    rows = [
+        *times.rows("s", 1),
+        times.ratio("fit on images", "the tutorial's loop", 0.16),
+        times.ratio("fit on images in bfloat16", "the tutorial's loop"),
+        times.ratio("compute alone", "the tutorial's loop"),
+    ]
+    notes = [what, _TUTORIAL_NOTE, "`compute alone`: our network's steps on one batch, without any data"]
+    return Part(mlp_epoch.__doc__ or "", rows, notes)
 
 
 _TUTORIAL_NOTE = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -27,30 +27,40 @@ class Metric(Protocol):
 class Accuracy:
     """The share of predictions that are right, counted in integers; small batches together, which takes less time."""
 
-    enough: ClassVar[int] = 2**13  # predictions that wait, 64 kB of them
+    enough: ClassVar[int] = 2**13  # predictions that wait at most
 
     def __init__(self) -> None:
         self.right: int | Tensor = 0
         self.total = 0
-        self.waiting: list[tuple[Tensor, Tensor]] = []
+        self.hits: Tensor | None = None  # made once: small tensors kept from step to step would tear the heap
         self.waits = 0
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         """Take in outputs (N, classes, ...) and targets (N, ...)."""
         _check_classes("accuracy", outputs, targets)
-        self.waiting.append((outputs.argmax(1).flatten(), targets.flatten()))
-        self.waits += targets.numel()
-        if self.waits >= self.enough:
+        predicted, size = outputs.argmax(1), targets.numel()
+        if size > self.enough:
+            self._count(predicted == targets)
+            return
+        moved = self.hits is None or self.hits.device != predicted.device
+        if moved or self.waits + size > self.enough:
             self.settle()
+        if moved:
+            self.hits = torch.empty(self.enough, dtype=torch.bool, device=predicted.device)
+        hits = cast("Tensor", self.hits)[self.waits : self.waits + size]
+        torch.eq(predicted.flatten(), targets.flatten(), out=hits)
+        self.waits += size
 
     def settle(self) -> None:
         """Count what waits."""
-        if self.waiting:
-            predicted, true = (torch.cat(parts) for parts in zip(*self.waiting, strict=True))
-            right = (predicted == true).sum()
-            self.right += int(right) if right.is_cpu else right
-            self.total += self.waits
-            self.waiting, self.waits = [], 0
+        if self.hits is not None and self.waits:
+            self._count(self.hits[: self.waits])
+            self.waits = 0
+
+    def _count(self, hits: Tensor) -> None:
+        right = hits.sum()
+        self.right += int(right) if right.is_cpu else right
+        self.total += hits.numel()
 
     def compute(self) -> float:
         """Return right / total."""
@@ -177,7 +187,7 @@ def metric_state(metric: Metric) -> dict[str, Any]:
         return {**metric.metric_state, "_update_count": metric._update_count}  # type: ignore[attr-defined]  # no public name
     if isinstance(metric, Accuracy):
         metric.settle()
-    return {name: value for name, value in vars(metric).items() if name != "function"}
+    return {name: value for name, value in vars(metric).items() if name not in ("function", "hits")}
 
 
 def set_metric_state(metric: Metric, state: Mapping[str, Any]) -> None:
