@@ -165,7 +165,7 @@ class DatasetBatches(Batches):
         generator = torch.Generator()  # so that the loader draws its base seed from no global generator
         ended = multiprocessing.RawValue("b", 0)
         loader: DataLoader[Any] = DataLoader(
-            Seeded(self._seeded.dataset, self.seed, ended),
+            Seeded(self._seeded.dataset, self.seed, ended, draws=self._seeded.draws),
             batch_sampler=keys,
             num_workers=self.workers,
             generator=generator,

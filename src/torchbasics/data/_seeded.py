@@ -19,27 +19,38 @@ if TYPE_CHECKING:
 
 
 class Seeded(Dataset[Any]):
-    """A dataset whose samples are read with all global generators seeded by (seed, epoch, index)."""
+    """A dataset whose samples are read with all global generators seeded by (seed, epoch, index).
 
-    def __init__(self, dataset: Any, seed: int, ended: Any = None) -> None:
+    Seeding takes longer than reading from memory. So it begins with the first samples that are seen to draw from a
+    generator, which are then read once more.
+    """
+
+    def __init__(self, dataset: Any, seed: int, ended: Any = None, *, draws: bool = False) -> None:
         self.dataset = dataset
         self.seed = seed
         self.ended = ended  # a number in shared memory, by which the parent tells workers that it goes away
+        self.draws = draws  # whether samples have been seen to draw
 
     def __getitem__(self, key: tuple[int, int]) -> Any:
         return self.__getitems__([key])[0]
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> list[Any]:
-        samples = []
-        for epoch, index in keys:
-            if self.ended is not None and self.ended.value:
-                os._exit(0)  # as torch's own workers do when their parent ends them
-            seed = derive(self.seed, epoch, index)
+        if not self.draws:
+            before = _states()
+            samples = [self._read(index) for _, index in keys]
+            self.draws = not _equal(before, _states())
+            if not self.draws:
+                return samples
+        return [self._read(index, derive(self.seed, epoch, index)) for epoch, index in keys]
+
+    def _read(self, index: int, seed: int | None = None) -> Any:
+        if self.ended is not None and self.ended.value:
+            os._exit(0)  # as torch's own workers do when their parent ends them
+        if seed is not None:
             random.seed(seed)
             np.random.seed(seed)  # noqa: NPY002  # the generator that users' transforms draw from
             torch.default_generator.manual_seed(seed)
-            samples.append(self.dataset[index])
-        return samples
+        return self.dataset[index]
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -48,13 +59,22 @@ class Seeded(Dataset[Any]):
 @contextmanager
 def generators_kept() -> Iterator[None]:
     """Leave the global generators of the CPU as they were, whatever a user's code draws from them."""
-    state = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    state = _states()
     try:
         yield
     finally:
         random.setstate(state[0])
         np.random.set_state(state[1])  # noqa: NPY002
         torch.set_rng_state(state[2])
+
+
+def _states() -> tuple[Any, Any, torch.Tensor]:
+    return random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+
+
+def _equal(one: tuple[Any, Any, torch.Tensor], other: tuple[Any, Any, torch.Tensor]) -> bool:
+    arrays = np.array_equal(one[1][1], other[1][1]) and one[1][2:] == other[1][2:]
+    return bool(arrays) and one[0] == other[0] and torch.equal(one[2], other[2])
 
 
 def ignore_signals(worker: int) -> None:
