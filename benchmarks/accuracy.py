@@ -21,7 +21,7 @@ RECIPE: dict[str, Any] = {  # found on 10,000 images held out of the training se
     "epochs": 2,
     "optimizer": ("adamw", {"betas": (0.9, 0.95)}),
     "lr": 8e-3,
-    "schedule": ("onecycle", {"pct_start": 0.1, "anneal_strategy": "linear", "cycle_momentum": False}),
+    "schedule": ("onecycle", {"pct_start": 0.11, "anneal_strategy": "linear", "cycle_momentum": False}),
     "precision": "bfloat16",
     "fused": True,
 }

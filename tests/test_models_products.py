@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import torch
@@ -318,3 +318,86 @@ def test_gru_gradients_can_differ_from_a_wrong_formula(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(_gru, "_backward_steps", wrong)
     assert not all(map(close, torch.autograd.grad(model(x)[0].square().sum(), weights), right))
+
+
+def _chunked(model: Any, x: Tensor) -> Tensor:
+    """Feed steps one by one, so that a state comes from the weights too."""
+    hidden = None
+    for step in x:
+        outputs, hidden = model(step[None], hidden)
+    return cast("Tensor", outputs.square().sum())
+
+
+def gru_pair() -> tuple[StackedRNN, nn.GRU, Tensor]:
+    torch.manual_seed(0)
+    ours, theirs = StackedRNN(4, 4, cell="gru"), nn.GRU(4, 4)
+    theirs.load_state_dict(ours.state_dict())
+    return ours, theirs, torch.randn(3, 2, 4)
+
+
+def test_gradients_of_gradients_through_a_carried_state() -> None:
+    """The state of a chunk depends on the weights; with create_graph each way is gone once."""
+    ours, theirs, x = gru_pair()
+    found = [
+        torch.autograd.grad(_chunked(model, x), list(model.parameters()), create_graph=True) for model in (ours, theirs)
+    ]
+    assert all(close(a, b) for a, b in zip(*found, strict=True))
+    second = [
+        torch.autograd.grad(torch.stack([g.square().sum() for g in grads]).sum(), list(model.parameters()))
+        for grads, model in zip(found, (ours, theirs), strict=True)
+    ]
+    assert all(close(a, b) for a, b in zip(*second, strict=True))
+
+
+def test_batched_gradients_through_a_carried_state() -> None:
+    found = []
+    ours, theirs, x = gru_pair()
+    for model in (ours, theirs):
+        weights = list(model.parameters())
+        rows = torch.eye(1)[:, 0]
+        found.append(torch.autograd.grad(_chunked(model, x), weights, rows, is_grads_batched=True))
+    assert all(close(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_gradients_while_somebody_watches() -> None:
+    ours, theirs, x = gru_pair()
+    for model in (ours, theirs):
+        loss = _chunked(model, x)
+        with FlopCounterMode(display=False):
+            torch.autograd.backward(loss)
+    pairs = zip(ours.parameters(), theirs.parameters(), strict=True)
+    assert all(close(cast("Tensor", a.grad), cast("Tensor", b.grad)) for a, b in pairs)
+
+
+def test_the_output_of_a_gru_may_be_changed_in_place() -> None:
+    ours, theirs, x = gru_pair()
+    for model in (ours, theirs):
+        outputs, _ = model(x)
+        outputs.mul_(2)
+        outputs.sum().backward()
+    pairs = zip(ours.parameters(), theirs.parameters(), strict=True)
+    assert all(close(cast("Tensor", a.grad), cast("Tensor", b.grad)) for a, b in pairs)
+
+
+@pytest.mark.parametrize("kind", ["strided", "expanded", "one", "rows", "scalar"])
+def test_a_bias_of_another_layout_or_shape_is_torchs(kind: str, calls: list[Any]) -> None:
+    torch.manual_seed(0)
+    x, w = torch.randn(128, 256), torch.randn(512, 256)
+    bias = {
+        "strided": torch.randn(512, 2)[:, 0],
+        "expanded": torch.ones(1).expand(512),
+        "one": torch.randn(1),
+        "rows": torch.randn(128, 512),
+        "scalar": torch.randn(()),
+    }[kind]
+    assert torch.equal(product(x, w, bias), F.linear(x, w, bias))
+    assert not calls
+
+
+def test_a_gru_with_expanded_biases_is_torchs() -> None:
+    ours, theirs = StackedRNN(64, 512, cell="gru"), nn.GRU(64, 512)
+    x, bias = torch.randn(4, 64, 64), {"bias_ih_l0": torch.ones(1).expand(1536)}
+    theirs.load_state_dict(ours.state_dict())
+    with torch.no_grad():
+        found = [torch.func.functional_call(model, bias, (x,))[0] for model in (ours, theirs)]
+    assert torch.equal(*found)

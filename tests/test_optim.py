@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -86,7 +87,54 @@ def test_profiles_show_the_update() -> None:
     trained(optimizer, model)
     with torch.profiler.profile() as profile:
         trained(optimizer, model)
-    assert sum(event.name == "Optimizer.step#SGD.step" for event in profile.events() or ()) == 3
+    for name in ("Optimizer.step#SGD.step", "Optimizer.zero_grad#SGD.zero_grad"):
+        assert sum(event.name == name for event in profile.events() or ()) == 3
+
+
+def test_a_step_that_takes_over_torchs_marks_runs() -> None:
+    """``functools.wraps`` copies what torch's own wrapper is known by."""
+    made()  # torch wraps the class when it is first used
+    calls: list[object] = []
+
+    whole: Any = torch.optim.SGD.step
+
+    @functools.wraps(whole)
+    def counted(self: Any, *args: Any) -> Any:
+        calls.append(self)
+        return whole(self, *args)
+
+    model, optimizer = made(type("Marked", (torch.optim.SGD,), {"step": counted}))
+    trained(optimizer, model)
+    assert len(calls) == 3
+
+
+def test_an_optimizer_around_another_needs_no_hooks_of_its_own() -> None:
+    class Around(torch.optim.Optimizer):
+        def __init__(self, inner: torch.optim.Optimizer) -> None:
+            self.inner, self.steps = inner, 0
+            self.param_groups, self.state, self.defaults = inner.param_groups, inner.state, inner.defaults
+
+        def zero_grad(self, set_to_none: bool = True) -> None:
+            self.inner.zero_grad(set_to_none)
+
+        def step(self, closure: Any = None) -> Any:
+            self.steps += 1
+            return self.inner.step(closure)
+
+        def state_dict(self) -> dict[str, Any]:
+            return self.inner.state_dict()
+
+    model, inner = made()
+    before = [p.detach().clone() for p in model.parameters()]
+    optimizer = Around(inner)
+    trained(optimizer, model)
+    assert optimizer.steps == 3
+    assert not any(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_accuracy_wants_a_target_for_each_place() -> None:
+    with pytest.raises(ValueError, match=r"accuracy needs outputs .* got \(8, 2, 3, 4\) and \(8, 4, 3\)"):
+        Accuracy().update(torch.randn(8, 2, 3, 4), torch.randint(2, (8, 4, 3)))
 
 
 @pytest.mark.parametrize("name", ["SGD", "AdamW", "RMSprop", "Adagrad", "NAdam"])

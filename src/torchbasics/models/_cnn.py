@@ -112,7 +112,7 @@ class CNNModel(Model):
 
 
 def _max_pool(x: Tensor) -> Tensor:
-    """Return the maxima of 2x2 windows. Without gradients by two maximums: the same bits in a fifth of the time."""
+    """Return the maxima of 2x2 windows. Without gradients by two maximums: the same bits, much sooner."""
     if torch.is_grad_enabled() or not x.is_cpu or torch.compiler.is_compiling():
         return F.max_pool2d(x, 2)
     x = x[:, :, : x.shape[2] // 2 * 2, : x.shape[3] // 2 * 2]

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  # the field's name for it
 from torch import Tensor
 
-from torchbasics.models._linear import derivable_once, pays, usable, watched, way, weight_gradient
+from torchbasics.models._linear import dense, derivable_once, pays, usable, watched, way, weight_gradient
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 def fits(inputs: Tensor, hx: Tensor, weights: Sequence[Sequence[Tensor]]) -> bool:
     """Whether *gru* may run on these, and is faster than torch.gru: always with gradients, else in large products."""
     if watched(inputs) or not inputs.numel() or not (torch.is_grad_enabled() or pays(hx[0], weights[0][1])):
+        return False
+    if not all(dense(bias, layer[0]) for layer in weights for bias in layer[2:]):
         return False
     return usable(inputs, hx, *(weight for layer in weights for weight in layer))
 
@@ -81,17 +83,17 @@ class _Layer(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
         outputs, gates, kept = _steps(*arguments, keep=True)
-        ctx.save_for_backward(*arguments, gates, kept, outputs)
+        before = torch.cat([arguments[1][None], outputs[:-1]])  # (T, N, H), the state each step began with
+        ctx.save_for_backward(*arguments, gates, kept, before)  # a copy: outputs are the caller's, to change in place
         return outputs
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        *arguments, gates, kept, outputs = ctx.saved_tensors
+        *arguments, gates, kept, before = ctx.saved_tensors
         needed = ctx.needs_input_grad
         if not (derivable_once(grad) and usable(grad, *arguments)):
             return _by_torch(arguments, needed, grad)
-        x, h, wi, wh, _, _ = arguments
-        before = torch.cat([h[None], outputs[:-1]])  # (T, N, H), the state each step began with
+        x, _, wi, wh, _, _ = arguments
         to_gates, to_n, to_h = _backward_steps(grad, gates, kept, before, wh, to_first=needed[1])
         of_wh = weight_gradient(to_gates, before) if needed[3] else None
         of_bh = to_gates.sum((0, 1)) if needed[5] else None
@@ -132,9 +134,11 @@ def _backward_steps(
 
 def _by_torch(arguments: list[Any], needed: Sequence[bool], grad: Tensor) -> tuple[Tensor | None, ...]:
     """Return the gradients by torch.gru, which can be derived again."""
-    x, h, *weights = arguments
-    weights = [w for w in weights if w is not None]
     with torch.enable_grad():
+        # Aliases: a state may itself come from the inputs or weights, and that way is not ours to go.
+        arguments = [None if t is None else t.view_as(t) for t in arguments]
+        x, h, *weights = arguments
+        weights = [w for w in weights if w is not None]
         outputs = torch.gru(x, h[None], weights, len(weights) == 4, 1, 0.0, False, False, False)[0]
     asked = [t for t, need in zip(arguments, needed, strict=True) if need]
     found = iter(torch.autograd.grad(outputs, asked, grad, create_graph=torch.is_grad_enabled()))

@@ -38,7 +38,7 @@ def product(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
     >>> product(torch.ones(5, 3), torch.ones(2, 3)).shape
     torch.Size([5, 2])
     """
-    if watched(inputs) or not pays(inputs, weight) or not usable(inputs, weight, bias):
+    if watched(inputs) or not pays(inputs, weight) or not dense(bias, weight) or not usable(inputs, weight, bias):
         return F.linear(inputs, weight, bias)
     if torch.is_grad_enabled() and (weight.requires_grad or inputs.requires_grad or _requires_grad(bias)):
         return cast("Tensor", _Product.apply(inputs, weight, bias))
@@ -78,6 +78,11 @@ def usable(*tensors: Tensor | None) -> bool:
         and not torch._C._len_torch_function_stack()
         and not torch._C._len_torch_dispatch_stack()
     )
+
+
+def dense(bias: Tensor | None, weight: Tensor) -> bool:
+    """Whether *bias* is as oneDNN takes it to be, without looking: a value for each output, one after the other."""
+    return bias is None or (bias.shape == weight.shape[:1] and bias.is_contiguous())
 
 
 def pays(inputs: Tensor, weight: Tensor) -> bool:

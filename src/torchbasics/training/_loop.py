@@ -86,7 +86,8 @@ def run_epoch(
         device: Where the model is.
         after: Called after each batch; a true answer ends the epoch there.
     """
-    torch.empty(2**25 - 2**13, dtype=torch.uint8)  # freed at once: glibc now keeps what a step frees (mallopt(3))
+    # Freed at once: glibc now keeps what a step frees (mallopt(3), M_MMAP_THRESHOLD).
+    torch.empty(2**25 - 2**13, dtype=torch.uint8, device="cpu")
     with closing(batches):  # and with them their workers, which after an error the traceback would keep alive
         for batch in batches:
             here = batch if device.type == "cpu" else batch.to(device)

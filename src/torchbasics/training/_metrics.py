@@ -174,7 +174,7 @@ def _are_classes(outputs: Tensor | None, targets: Tensor | None) -> bool:
 
 
 def _check_classes(name: str, outputs: Tensor, targets: Tensor) -> None:
-    if not is_classes(targets) or outputs.ndim != targets.ndim + 1:
+    if not is_classes(targets) or (outputs.shape[:1] + outputs.shape[2:]) != targets.shape:
         raise ValueError(
             f"{name} needs outputs (N, classes) and class numbers (N,), "
             f"got {tuple(outputs.shape)} and {tuple(targets.shape)} of {targets.dtype}"

@@ -32,6 +32,10 @@ SCHEDULES: dict[str, Callable[..., LRScheduler]] = {
 }
 
 
+_ZERO_GRAD = Optimizer.zero_grad
+_WRAPPER = Optimizer.profile_hook_step(lambda self: None).__code__  # of what torch puts around each optimizer's step
+
+
 def make_optimizer(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> Optimizer:
     """Make the optimizer of *parameters*: by name, (name, options) or factory; an instance is used as it is.
 
@@ -59,8 +63,9 @@ def make_optimizer(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> Optimi
 
 
 def clear_gradients(optimizer: Optimizer) -> None:
-    """Do what torch's own ``zero_grad`` does, in a tenth of the time; one of another kind is called."""
-    if type(optimizer).zero_grad is not Optimizer.zero_grad or "zero_grad" in vars(optimizer):
+    """Do what torch's own ``zero_grad`` does, in a tenth of the time; one of another kind, or profiled, is called."""
+    own = type(optimizer).zero_grad is not _ZERO_GRAD or "zero_grad" in vars(optimizer)
+    if own or profiler._is_profiler_enabled:
         optimizer.zero_grad()
         return
     for group in optimizer.param_groups:
@@ -72,16 +77,15 @@ def step(optimizer: Optimizer) -> None:
     """Update; torch's entry for profiles and hooks around it takes 25 us, and is left out where neither is wanted."""
     function: Any = type(optimizer).step
     wanted = (
-        profiler._is_profiler_enabled
+        getattr(function, "__code__", None) is not _WRAPPER  # somebody's own, whatever it says of itself
+        or "step" in vars(optimizer)
+        or profiler._is_profiler_enabled
         or optimizer._optimizer_step_pre_hooks
         or optimizer._optimizer_step_post_hooks
         or torch_optimizer._global_optimizer_pre_hooks
         or torch_optimizer._global_optimizer_post_hooks
     )
-    if wanted or not getattr(function, "hooked", False) or "step" in vars(optimizer):
-        optimizer.step()
-    else:
-        function.__wrapped__(optimizer)
+    optimizer.step() if wanted else function.__wrapped__(optimizer)
 
 
 def default_rate(optimizer: Any) -> float | None:
