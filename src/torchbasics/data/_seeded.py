@@ -64,12 +64,12 @@ def generators_kept() -> Iterator[None]:
         yield
     finally:
         random.setstate(state[0])
-        np.random.set_state(state[1])  # noqa: NPY002
+        np.random.set_state(state[1])  # noqa: NPY002  # the one that users draw from
         torch.set_rng_state(state[2])
 
 
 def _states() -> tuple[Any, Any, torch.Tensor]:
-    return random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    return random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002  # the one that users draw from
 
 
 def _equal(one: tuple[Any, Any, torch.Tensor], other: tuple[Any, Any, torch.Tensor]) -> bool:

@@ -72,5 +72,5 @@ def _lies_in(module: ModuleType | None, folder: Path) -> bool:
         own = vars(module)
         places = [own.get("__file__"), *(own.get("__path__") or ())]
         return any(isinstance(p, str) and Path(p).resolve().is_relative_to(folder.resolve()) for p in places)
-    except Exception:
+    except Exception:  # of an object of anybody's: no vars, or attributes and paths of any kind
         return False

@@ -102,7 +102,7 @@ def fill(
         given = {key: tensor.clone() for key, tensor in tensors.items()} if own else tensors
         model.load_state_dict(versioned(given, versions))
         loaded = state_of(model)
-    except Exception as e:
+    except Exception as e:  # the model's own code refuses, or its memory cannot be written
         raise _fit.mismatch(path, name, [_files.brief(e)]) from e
     _fit.check_loaded(path, name, loaded, tensors)
 

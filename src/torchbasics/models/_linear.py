@@ -50,7 +50,7 @@ class Linear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # torch's name
         """Return ``input @ weight.T + bias``: ``(..., in_features)`` -> ``(..., out_features)``."""
-        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]  # torch does not list it
             return F.linear(input, self.weight, self.bias)
         return product(input, self.weight, self.bias)
 
@@ -150,7 +150,7 @@ def _rows(tensor: Tensor) -> Tensor:
 @cache
 def _amd() -> bool:
     """Whether the processor is AMD's, and torch has oneDNN with this operator."""
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]  # torch's
         return False
     if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
