@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import functools
+import logging
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.overrides import TorchFunctionMode
 
 from torchbasics.training import fit
 from torchbasics.training._metrics import Accuracy, metric_state
-from torchbasics.training._optim import clear_gradients, step
+from torchbasics.training._optim import clear_gradients, run_backward, step
 
 DATA = (torch.randn(12, 3), torch.arange(12) % 2)
 
@@ -151,6 +153,72 @@ def test_the_short_way_gives_the_same_bits(name: str) -> None:
         whole.zero_grad()
         assert all(p.grad is None for p in one.parameters())
         assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+
+def gradients_of(backward: Any, make_loss: Any) -> list[torch.Tensor]:
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2)
+    for _ in range(2):  # they add up
+        backward(make_loss(model(DATA[0])))
+    return [p.grad for p in model.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_short_way_back_gives_the_same_gradients(dtype: torch.dtype) -> None:
+    def loss(outputs: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(outputs.to(dtype), DATA[1])
+
+    short, whole = gradients_of(run_backward, loss), gradients_of(torch.autograd.backward, loss)
+
+    assert len(short) == 2
+    assert all(torch.equal(a, b) for a, b in zip(short, whole, strict=True))
+
+
+class Watched(TorchFunctionMode):
+    """Notes which functions are called."""
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen.append(func)
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_way_back_is_torchs_own_where_somebody_watches() -> None:
+    """A mode sees ``torch.autograd.backward``, a subclass of Tensor takes it over, a log tells of each node."""
+    loss = torch.ones((), requires_grad=True) * 2
+    with Watched() as mode:
+        run_backward(loss)
+    assert torch.autograd.backward in mode.seen
+
+    class Own(torch.Tensor):
+        calls = 0
+
+        @classmethod
+        def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            cls.calls += func is torch.autograd.backward
+            return super().__torch_function__(func, types, args, kwargs or {})  # type: ignore[no-untyped-call]  # torch's
+
+    run_backward(torch.ones((), requires_grad=True).as_subclass(Own) * 2)
+    assert Own.calls == 1
+
+
+def test_the_log_of_the_way_back_is_written_on_request(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, "torch.autograd.graph"):
+        run_backward(torch.ones((), requires_grad=True) * 2)
+
+    assert "MulBackward0" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("loss", "text"),
+    [(torch.ones(()), "does not require grad"), (torch.ones(2, requires_grad=True) * 2, "only for scalar outputs")],
+    ids=["no graph", "two numbers"],
+)
+def test_the_way_back_fails_as_torchs_does(loss: torch.Tensor, text: str) -> None:
+    with pytest.raises(RuntimeError, match=text):
+        run_backward(loss)
 
 
 def test_accuracy_counts_small_batches_together_and_all_of_them() -> None:

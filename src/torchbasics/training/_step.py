@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchbasics._recipe import Recipe
 from torchbasics.data._batch import Batch, Inputs
 from torchbasics.training._finite import Late, check_gradients, finite
-from torchbasics.training._optim import make_optimizer, make_schedule, step
+from torchbasics.training._optim import make_optimizer, make_schedule, run_backward, step
 
 LEAST_SCALE = 2.0**-14  # float16's least normal number: a gradient that overflows with this is not finite by itself
 
@@ -114,7 +114,7 @@ class Step(ABC):
         else:  # pragma: no cover  # CUDA
             value = loss.detach()
             self._unseen.append(value)
-        torch.autograd.backward(self.scaler.scale(loss) if self.scaler.is_enabled() else loss)
+        run_backward(self.scaler.scale(loss) if self.scaler.is_enabled() else loss)
         return value
 
     def apply(self, optimizer: Optimizer) -> None:
