@@ -59,8 +59,8 @@ _STEP_NOTE = (
     "all calls of `fit` whole, with their checks; of the others only the call that trains; equal loss afterwards "
     "(1e-4); the bare loop gathers each batch by an index tensor, in the order that all have; `loop over slices` has "
     "its data in that order already (`fit` copies each slice: a model may write to its inputs); `compute alone` has "
-    "one batch for all steps; `models.MLP` is the library's own network of these layers and weights: on processors of "
-    "AMD its large products take oneDNN, whose last bits are others"
+    "one batch for all steps; `models.MLP` is the library's own network of these layers and weights: on AMD's "
+    "Zen 5 its large products take oneDNN, whose last bits are others"
 )
 
 

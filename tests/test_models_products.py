@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import platform
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -25,13 +27,14 @@ needs_onednn = pytest.mark.skipif(
     reason="torch was built without oneDNN",
 )
 pytestmark = needs_onednn
+zen5 = _linear._zen5  # the fixture below puts another in its place
 
 ROWS, K, N = 100, 300, 130  # 3.9 million multiply-adds: above the least
 
 
 @pytest.fixture(autouse=True)
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """Take any processor for one of AMD; returns the shapes of what goes through oneDNN."""
+    """Take any processor for a Zen 5; returns the shapes of what goes through oneDNN."""
     shapes: list[tuple[int, ...]] = []
     true = _linear.onednn
 
@@ -39,7 +42,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
         shapes.append(tuple(inputs.shape))
         return true(inputs, weight, bias)
 
-    monkeypatch.setattr(_linear, "_amd", lambda: True)
+    monkeypatch.setattr(_linear, "_zen5", lambda: True)
     monkeypatch.setattr(_linear, "onednn", counted)
     return shapes
 
@@ -195,12 +198,35 @@ def test_without_a_watcher_it_is_onednn(calls: list[Any]) -> None:
 
 
 def test_other_processors_keep_torchs_bits(calls: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Off AMD, nothing goes through oneDNN by us."""
-    monkeypatch.setattr(_linear, "_amd", lambda: False)
+    """Before Zen 5, nothing goes through oneDNN by us."""
+    monkeypatch.setattr(_linear, "_zen5", lambda: False)
     layer, x = Linear(K, N), torch.randn(ROWS, K)
 
     assert torch.equal(layer(x), F.linear(x, layer.weight, layer.bias))
     assert not calls
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ("vendor_id\t: AuthenticAMD\ncpu family\t: 26\nmodel\t\t: 2\n", True),
+        ("vendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 17\n", False),
+        ("vendor_id\t: GenuineIntel\ncpu family\t: 26\n", False),
+        ("CPU implementer\t: 0x41\n", False),
+    ],
+    ids=["Zen 5", "Zen 4", "Intel", "ARM"],
+)
+def test_the_system_tells_the_processor(told: str, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By /proc/cpuinfo; where there is none, as on Windows, by what Python knows."""
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: told)
+    assert zen5.__wrapped__() is expected
+
+    def missing(*_: Any, **__: Any) -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "read_text", missing)
+    monkeypatch.setattr(platform, "processor", lambda: "AMD64 Family 26 Model 68 Stepping 0, AuthenticAMD")
+    assert zen5.__wrapped__()
 
 
 def test_wrong_shapes_are_torchs_errors() -> None:

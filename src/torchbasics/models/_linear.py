@@ -1,6 +1,7 @@
 """Linear layers whose float32 products run through oneDNN where torch's own choice, MKL, is slow.
 
-On processors of AMD, MKL multiplies float32 matrices at about half the speed of oneDNN, which torch ships too.
+On processors of AMD from Zen 5 on, whose vector units are 512 bits wide, MKL multiplies float32 matrices at about half
+the speed of oneDNN, which torch ships too; on Zen 4, of 256 bits, the two are equally fast.
 Whether a product takes that way depends on sizes and settings alone, never on a timing, so a run repeats its bits.
 The two ways add in another order: results differ in their last bits.
 """
@@ -8,6 +9,7 @@ The two ways add in another order: results differ in their last bits.
 from __future__ import annotations
 
 import platform
+import re
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -22,9 +24,11 @@ if TYPE_CHECKING:
 
 # Measured on a Zen 5 core, torch 2.15, against MKL: of all products of 3 to 560 million multiply-adds whose sides are
 # 8 or more, oneDNN took 0.29 to 0.88 of the time in the forward pass and both gradients; below a million its fixed
-# cost of some 12 us loses, and with one or two rows the memory decides, not the arithmetic.
+# cost of some 12 us loses, and with one or two rows the memory decides, not the arithmetic. On a Zen 4 core it
+# took 0.57 to 1.40, mostly 0.9 to 1.1: there MKL stays.
 LEAST_WORK = 3_000_000
 LEAST_SIDE = 8
+ZEN5 = 26  # what processors of Zen 5 call their family; Zen 3 and 4 are 25
 
 _PLAIN = frozenset({Tensor, nn.Parameter})
 _is_compiling, _tracing = torch.compiler.is_compiling, torch._C._get_tracing_state  # looked up once: small nets feel it
@@ -46,7 +50,7 @@ def product(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
 
 
 class Linear(nn.Linear):
-    """torch.nn.Linear in all but the speed, and the last bits, of large float32 products on processors of AMD."""
+    """torch.nn.Linear in all but the speed, and the last bits, of large float32 products on AMD's Zen 5."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # torch's name
         """Return ``input @ weight.T + bias``: ``(..., in_features)`` -> ``(..., out_features)``."""
@@ -86,12 +90,12 @@ def dense(bias: Tensor | None, weight: Tensor) -> bool:
 
 
 def pays(inputs: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN is faster at the product of ``(..., K)`` and ``(N, K)``: large, on a processor of AMD."""
+    """Whether oneDNN is faster at the product of ``(..., K)`` and ``(N, K)``: large, on AMD's Zen 5 or later."""
     values = inputs.numel()
     if values * len(weight) < LEAST_WORK or weight.ndim != 2 or inputs.shape[-1:] != weight.shape[1:]:
         return False
     n, k = weight.shape
-    return min(values // k, n, k) >= LEAST_SIDE and _amd() and bool(torch.backends.mkldnn.enabled)
+    return min(values // k, n, k) >= LEAST_SIDE and _zen5() and bool(torch.backends.mkldnn.enabled)
 
 
 def onednn(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -148,8 +152,8 @@ def _rows(tensor: Tensor) -> Tensor:
 
 
 @cache
-def _amd() -> bool:
-    """Whether the processor is AMD's, and torch has oneDNN with this operator."""
+def _zen5() -> bool:
+    """Whether the processor is AMD's Zen 5 or a later one, and torch has oneDNN with this operator."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]  # torch's
         return False
     if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
@@ -157,5 +161,6 @@ def _amd() -> bool:
     try:
         told = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        told = platform.processor()
-    return "AuthenticAMD" in told
+        told = platform.processor()  # "AMD64 Family 26 Model 68 Stepping 0, AuthenticAMD"
+    family = re.search(r"family\s*:?\s*(\d+)", told, re.IGNORECASE)
+    return "AuthenticAMD" in told and family is not None and int(family[1]) >= ZEN5
