@@ -19,6 +19,7 @@ from torchbasics import data, training
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+REAL = "Fashion-MNIST"
 CLOSE = 1e-4  # of final losses: the same sums in another order of additions
 
 
@@ -144,7 +145,7 @@ def images(train: int, test: int) -> tuple[data.Images, data.Images, str]:
     """Return that many images of Fashion-MNIST, or of noise where it is not on this machine; and which it is."""
     try:
         first, second = data.fashion_mnist(download=False)
-        what = "Fashion-MNIST"
+        what = REAL
     except FileNotFoundError:
         generator = torch.Generator().manual_seed(0)
         parts = []
