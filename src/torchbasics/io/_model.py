@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from torchbasics import _files, _safetensors, _zoo
 from torchbasics._model import unwrapped, versions_of
+from torchbasics._recipe import tuples
 from torchbasics.io import _building, _fit
 from torchbasics.io._pickle import SUFFIXES, read_pickle
 from torchbasics.io._state import check_memory, fill, kinds_of, state_of
@@ -138,7 +139,7 @@ def _made(file: _safetensors.File) -> nn.Module:
 def _built(name: str, config: Mapping[str, Any], wanted: Mapping[str, _fit.Kind]) -> nn.Module:
     """Make the model *name* on the CPU, from what JSON made of its arguments, in the precision of what is *wanted*."""
     with _building.bounded(wanted, fill=name not in _zoo.BUILT_IN), torch.device("cpu"):
-        model = _zoo.build(name, **_tuples(config))
+        model = _zoo.build(name, **tuples(config))
     state = state_of(model)
     check_memory(state)
     for key, value in state.items():
@@ -215,9 +216,3 @@ def _history(history: SupportsJSON | Iterable[Mapping[str, float]] | None) -> st
 
 def _json(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"))
-
-
-def _tuples(value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(_tuples(item) for item in value)
-    return {key: _tuples(item) for key, item in value.items()} if isinstance(value, dict) else value

@@ -5,6 +5,7 @@
 torch.Size([2, 10])
 """
 
+from torchbasics._weights import Weights as Weights
 from torchbasics._weights import get_weights as get_weights
 from torchbasics._zoo import list_models as list_models
 from torchbasics._zoo import register as register
