@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from torchbasics import _weights, _zoo, data, io
 from torchbasics._recipe import Recipe
-from torchbasics._transforms import Transforms
+from torchbasics.data import Images
 from torchbasics.models import get_model
 from torchbasics.training import evaluate, fit, predict
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping
-
-    from torchbasics.data import Images
 
 SPARE = 0.003  # of accuracy, where another processor or torch rounds differently
 
@@ -63,24 +63,39 @@ def retrain(
 ) -> nn.Module:
     """Train a model as the "training" of a card says: in its number of threads, by its recipe, from its teacher.
 
-    A teacher is a larger model of the package. Each image, at all shifts of a pixel and mirrored, is learned with the
-    mean of the probabilities that the teacher gives for these views of it (Hinton, Vinyals, Dean, Distilling the
-    Knowledge in a Neural Network, 2015, arXiv:1503.02531).
+    A teacher is a larger model of the package; what it takes an image for is learned in the place of the label
+    (Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network, 2015, arXiv:1503.02531).
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(training["threads"])
     try:
         recipe = Recipe(**training["recipe"]).replace(seed=seed)
+        taught = train if training["teacher"] is None else (train.inputs, probabilities(training["teacher"], train))
         torch.manual_seed(seed)
         model = _zoo.build(name, **config)
-        options: dict[str, Any] = {"recipe": recipe, "checkpoint": checkpoint}
-        if training["teacher"] is None:
-            fit(model, train, **options)
-        else:
-            fit(nn.Sequential(Transforms(_shape(train)), model), _taught(training["teacher"], train), **options)
+        fit(model, taught, recipe=recipe, checkpoint=checkpoint)
     finally:
         torch.set_num_threads(threads)
     return model
+
+
+def probabilities(teacher: Mapping[str, Any], train: Images) -> Tensor:
+    """Return the probabilities (N, classes) that a teacher gives to *train*, each the mean over views of the image.
+
+    The views are the image at all shifts of up to ``teacher["shift"]`` pixels, and mirrored.
+    """
+    card = _weights.find_named(teacher["weights"])
+    model = get_model(card.model, weights=card.name)
+    _, _, height, width = train.images.shape
+    padded = functional.pad(train.images, (teacher["shift"],) * 4)
+    starts = range(2 * teacher["shift"] + 1)
+    mean = torch.zeros(len(train), len(card.classes))
+    for top, left in itertools.product(starts, starts):
+        moved = padded[:, :, top : top + height, left : left + width]
+        for view in (moved, moved.flip(3)):
+            logits = predict(model, Images(view, train.targets), precision=teacher["precision"])
+            mean += logits.float().softmax(1)
+    return mean / (2 * len(starts) ** 2)
 
 
 def save(model: nn.Module, path: Path, train: Images) -> None:
@@ -93,13 +108,3 @@ def save(model: nn.Module, path: Path, train: Images) -> None:
 def _shape(images: Images) -> tuple[int, int, int]:
     channels, height, width = images.images.shape[1:]
     return channels, height, width
-
-
-def _taught(teacher: Mapping[str, Any], train: Images) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return all views, uint8 (N, C, H, W), and the teacher's mean probabilities (N, classes) over an image's."""
-    card = _weights.find_named(teacher["weights"])
-    seen = data.views(train, shift=teacher["shift"])
-    print(f"{card} looks at {len(seen):,} views of {len(train):,} images")
-    logits = predict(get_model(card.model, weights=card.name), seen, precision=teacher["precision"])
-    mean = logits.softmax(1).view(-1, len(train), logits.shape[1]).mean(0)  # (images, classes)
-    return seen.images, mean.repeat(len(seen) // len(train), 1)

@@ -9,4 +9,3 @@ from torchbasics.data._order import order as order
 from torchbasics.data._sets import fashion_mnist as fashion_mnist
 from torchbasics.data._sets import fashion_mnist_mini as fashion_mnist_mini
 from torchbasics.data._sets import mnist as mnist
-from torchbasics.data._views import views as views
