@@ -259,8 +259,7 @@ def test_keywords_reach_the_model() -> None:
     ("keywords", "error", "message"),
     [
         ({"hiden": 3}, TypeError, "unknown argument 'hiden'; did you mean 'hidden'"),
-        ({"weights": "nothing"}, ValueError, "has no weights yet, got weights='nothing'"),
-        ({"pretrained": True}, ValueError, "has no weights yet, got weights='DEFAULT'"),
+        ({"weights": "nothing"}, ValueError, "unknown weights of 'mlp' 'nothing'"),
         ({"pretrained": True, "weights": "a"}, TypeError, "weights='a' and pretrained=True say the same; give one"),
     ],
     ids=["unknown", "weights", "pretrained", "both"],

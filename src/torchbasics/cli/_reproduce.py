@@ -59,21 +59,32 @@ def retrain(
     train: Images,
     *,
     seed: int,
+    taught: Tensor | None = None,
     checkpoint: Path | None = None,
 ) -> nn.Module:
     """Train a model as the "training" of a card says: in its number of threads, by its recipe, from its teacher.
 
     A teacher is a larger model of the package; what it takes an image for is learned in the place of the label
     (Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network, 2015, arXiv:1503.02531).
+
+    Args:
+        name: The model.
+        config: Its arguments.
+        training: That part of the card.
+        train: The images.
+        seed: Of the weights it starts from, and of the run.
+        taught: The teacher's `probabilities`, where they are known already.
+        checkpoint: As for `fit`.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(training["threads"])
     try:
         recipe = Recipe(**training["recipe"]).replace(seed=seed)
-        taught = train if training["teacher"] is None else (train.inputs, probabilities(training["teacher"], train))
+        if taught is None and training["teacher"] is not None:
+            taught = probabilities(training["teacher"], train)
         torch.manual_seed(seed)
         model = _zoo.build(name, **config)
-        fit(model, taught, recipe=recipe, checkpoint=checkpoint)
+        fit(model, train if taught is None else (train.inputs, taught), recipe=recipe, checkpoint=checkpoint)
     finally:
         torch.set_num_threads(threads)
     return model
