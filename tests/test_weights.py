@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -19,9 +20,9 @@ from torch import nn
 
 from torchbasics import _weights, data, io, models
 from torchbasics._files import CheckpointError
-from torchbasics.cli import main
+from torchbasics.cli import _reproduce, main
 from torchbasics.models import CNNModel
-from torchbasics.training import confusion_matrix, evaluate
+from torchbasics.training import History, State, confusion_matrix, evaluate, fit
 
 ROOT = Path(__file__).parents[1]
 CARDS = _weights.all_cards()
@@ -437,10 +438,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(_weights, "FOLDER", folder / "weights")
         patch.setattr(data, "fashion_mnist", few)
         patch.setattr(sys, "argv", ["make_weights.py", "cnn/teacher", "cnn/fashion_mnist", "--seeds", "0", "1"])
-        patch.setattr(make, "TEACHER", {**make.TEACHER, "weights": "cnn/teacher"})
         small = make.SPECS["cnn/fashion_mnist"]
         recipe = small["recipe"].replace(epochs=1)
-        taught = {**small, "recipe": recipe, "teacher": {**small["teacher"], "weights": "cnn/teacher"}}
+        teacher = {"weights": "cnn/teacher", "shift": 1, "precision": "bfloat16"}
+        taught = {**small, "recipe": recipe, "teacher": teacher}
         alone = {**small, "recipe": recipe, "teacher": None, "default": False, "config": {"hidden": 20}}
         patch.setattr(make, "SPECS", {"cnn/teacher": alone, "cnn/fashion_mnist": taught})
         make.main()
@@ -472,6 +473,34 @@ def test_weights_are_reproduced_bit_by_bit(
     assert code == 0
     assert report["same_bits"]
     assert Path(report["file"]).read_bytes() == _weights.find_named(name).path.read_bytes()
+
+
+class Interrupt:
+    """Sends SIGTERM at the third update."""
+
+    def on_step(self, state: State) -> None:
+        if state.step == 3:
+            signal.raise_signal(signal.SIGTERM)
+
+
+def test_reproducing_goes_on_where_a_signal_ended_it(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first call ends with 143 and writes no model; the second ends on the bits of the card."""
+
+    def interrupted(*arguments: Any, callbacks: Any, **options: Any) -> History:
+        return fit(*arguments, callbacks=[*callbacks, Interrupt()], **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_reproduce, "fit", interrupted)
+        with pytest.raises(SystemExit) as e:
+            reproduce(made, tmp_path, patch, "cnn/teacher")
+    assert e.value.code == 143
+    assert "the same command goes on" in capsys.readouterr().err
+    assert not list(tmp_path.glob("runs/*/*.safetensors"))
+
+    assert reproduce(made, tmp_path, monkeypatch, "cnn/teacher") == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["same_bits"]
 
 
 def test_another_seed_gives_other_weights(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from torch.nn import functional
 
 from torchbasics import _weights, _zoo, data, io
 from torchbasics._recipe import Recipe
+from torchbasics.cli._train import Ended
 from torchbasics.data import Images
 from torchbasics.models import get_model
 from torchbasics.training import evaluate, fit, predict
@@ -75,8 +77,11 @@ def retrain(
         seed: Of the weights it starts from, and of the run.
         taught: The teacher's `probabilities`, where they are known already.
         checkpoint: As for `fit`.
+
+    Raises:
+        SystemExit: a signal ended it: 130 after Ctrl-C, 143 after SIGTERM.
     """
-    threads = torch.get_num_threads()
+    threads, ended = torch.get_num_threads(), Ended()
     torch.set_num_threads(training["threads"])
     try:
         recipe = Recipe(**training["recipe"]).replace(seed=seed)
@@ -84,9 +89,13 @@ def retrain(
             taught = probabilities(training["teacher"], train)
         torch.manual_seed(seed)
         model = _zoo.build(name, **config)
-        fit(model, train if taught is None else (train.inputs, taught), recipe=recipe, checkpoint=checkpoint)
+        images = train if taught is None else (train.inputs, taught)
+        fit(model, images, recipe=recipe, checkpoint=checkpoint, callbacks=[ended])
     finally:
         torch.set_num_threads(threads)
+    if ended.signal is not None:
+        print("ended by a signal; the same command goes on", file=sys.stderr)
+        raise SystemExit(128 + ended.signal)
     return model
 
 
