@@ -193,6 +193,8 @@ def inputs_untouched(subject: Subject) -> None:
             subject.run(model, inputs)
         elif any(p.requires_grad for p in model.parameters()):
             subject.backward(model, inputs)
+        else:
+            subject.run(model.train(), inputs)
         if inputs._version != version or not same(inputs, before):
             raise BrokenError(f"in {mode} mode, forward or backward writes to the inputs")
         if inputs.requires_grad != needs_grad:

@@ -213,7 +213,8 @@ def _first(make: Callable[[], nn.Module]) -> nn.Module:
 
 def _result(check: Check, subject: Subject, errors: list[Exception]) -> CheckResult:
     try:
-        check.run(subject)
+        with settings_kept(), forked(0):  # what one check leaves behind is not for the next to find
+            check.run(subject)
     except InapplicableError as e:
         return CheckResult(check.name, "skipped", str(e))
     except Exception as e:  # whatever a model, or what looks into it, makes of a case it does not know

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from torchbasics import _zoo, io
 from torchbasics._recipe import tuples
@@ -167,11 +168,14 @@ def onnx(subject: Subject) -> None:
             raise InapplicableError(f"{module} is not installed")
     import onnxruntime
 
-    model, inputs = subject.model(), subject.inputs(5)
-    with _quiet():
-        program: Any = torch.onnx.export(
-            model, (subject.inputs(3),), dynamo=True, dynamic_shapes=_free(subject), verbose=False
-        )
+    model, inputs, example = subject.model(), subject.inputs(5), (subject.inputs(3),)
+    if torch.__version__.startswith("2.6.") and any(isinstance(m, _BatchNorm) for m in model.modules()):
+        raise InapplicableError("torch 2.6 has no word for batch norm in ONNX; newer ones have")
+    try:
+        with _quiet():
+            program: Any = torch.onnx.export(model, example, dynamo=True, dynamic_shapes=_free(subject), verbose=False)
+    except torch.onnx.OnnxExporterError as e:
+        raise BrokenError(f"torch cannot write the model as ONNX: {e.__cause__ or e}") from e
     session = onnxruntime.InferenceSession(program.model_proto.SerializeToString(), providers=["CPUExecutionProvider"])
 
     def run(batch: torch.Tensor) -> list[torch.Tensor]:
