@@ -26,7 +26,7 @@ CLASSES = {"cnn": CNNModel, "dcgan": DCGAN, "mlp": MLP, "rnn_classifier": RNNCla
 
 def test_public_names_are_these() -> None:
     """A new public name is a decision, not an accident."""
-    functions = {"get_model", "get_weights", "list_models", "register", "summary"}
+    functions = {"features", "freeze", "get_model", "get_weights", "list_models", "register", "summary"}
 
     classes = {"Weights"} | {cls.__name__ for cls in CLASSES.values()}
     assert {n for n in vars(models) if not n.startswith("_")} == functions | classes

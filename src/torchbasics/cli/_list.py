@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Print a line for each model, and one for each of its weights."""
-    lines = {name: _zoo.BUILT_IN.get(name, ("", "registered by you"))[1] for name in _zoo.list_models()}
+    lines = {name: described(name) for name in _zoo.list_models()}
     cards = {name: _weights.get_weights(name) for name in lines}
     width = max(map(len, lines))
     for name, text in lines.items():
@@ -21,6 +21,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             print(f"{'':{width}}  - {card}: {headline(card)}")
     models = [{"name": name, "description": text, "weights": _briefly(cards[name])} for name, text in lines.items()]
     return {"models": models}
+
+
+def described(name: str) -> str:
+    """Return what the model *name* is, or where it comes from."""
+    if name in _zoo.BUILT_IN:
+        return _zoo.BUILT_IN[name][1]
+    return " and ".join(map(str, _zoo.declared().get(name, ()))) or "registered by you"
 
 
 def headline(card: _weights.Weights) -> str:
