@@ -259,7 +259,8 @@ def test_keywords_reach_the_model() -> None:
     ("keywords", "error", "message"),
     [
         ({"hiden": 3}, TypeError, "unknown argument 'hiden'; did you mean 'hidden'"),
-        ({"weights": "nothing"}, ValueError, "unknown weights of 'mlp' 'nothing'"),
+        ({"weights": "nothing"}, ValueError, "'mlp' has no weights, got weights='nothing'"),
+        ({"pretrained": True}, ValueError, "'mlp' has no weights, got weights='DEFAULT'"),
         ({"pretrained": True, "weights": "a"}, TypeError, "weights='a' and pretrained=True say the same; give one"),
     ],
     ids=["unknown", "weights", "pretrained", "both"],
