@@ -1,4 +1,4 @@
-"""The models for ``torch.hub.load("org/torchbasics", name)``; an entry point for each of ``models.list_models()``."""
+"""The models for ``torch.hub.load("org/torchbasics", name)``; an entry point for each of the library's own."""
 
 import inspect as _inspect
 import re as _re
@@ -59,5 +59,6 @@ def _entry_point(name: str) -> "_Callable[..., _nn.Module]":
 
 
 _warn_of_another_version()
-# torch.hub lists every callable whose name does not begin with an underscore: these and no others.
-globals().update({_name: _entry_point(_name) for _name in _models.list_models()})
+# torch.hub lists every callable whose name does not begin with an underscore: these and no others. What installed
+# packages declare is theirs, and differs from machine to machine.
+globals().update({_name: _entry_point(_name) for _name in _zoo.BUILT_IN})

@@ -17,10 +17,10 @@ import torch
 
 import torchbasics
 from tests.helpers import equal
-from torchbasics import models
+from torchbasics import _zoo, models
 
 ROOT = Path(__file__).parents[1]
-NAMES = models.list_models()
+NAMES = list(_zoo.BUILT_IN)
 
 
 # An environment with torch, safetensors, numpy and what these need; the user's own modules; and nothing else.
@@ -115,7 +115,7 @@ def test_ones_own_models_and_utils_are_as_before(seen: Any) -> None:
 
 
 def test_the_hub_lists_the_models_and_nothing_else(seen: Any) -> None:
-    """torch.hub.list, of a ref that the cache already holds, gives list_models()."""
+    """torch.hub.list, of a ref that the cache already holds, gives the library's own models."""
     assert seen["listed"] == NAMES
 
 
@@ -259,8 +259,8 @@ def test_keywords_reach_the_model() -> None:
     ("keywords", "error", "message"),
     [
         ({"hiden": 3}, TypeError, "unknown argument 'hiden'; did you mean 'hidden'"),
-        ({"weights": "nothing"}, ValueError, "has no weights yet, got weights='nothing'"),
-        ({"pretrained": True}, ValueError, "has no weights yet, got weights='DEFAULT'"),
+        ({"weights": "nothing"}, ValueError, "'mlp' has no weights, got weights='nothing'"),
+        ({"pretrained": True}, ValueError, "'mlp' has no weights, got weights='DEFAULT'"),
         ({"pretrained": True, "weights": "a"}, TypeError, "weights='a' and pretrained=True say the same; give one"),
     ],
     ids=["unknown", "weights", "pretrained", "both"],

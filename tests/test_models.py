@@ -26,9 +26,10 @@ CLASSES = {"cnn": CNNModel, "dcgan": DCGAN, "mlp": MLP, "rnn_classifier": RNNCla
 
 def test_public_names_are_these() -> None:
     """A new public name is a decision, not an accident."""
-    functions = {"get_model", "get_weights", "list_models", "register", "summary"}
+    functions = {"features", "freeze", "get_model", "get_weights", "list_models", "register", "summary"}
 
-    assert {n for n in vars(models) if not n.startswith("_")} == functions | {cls.__name__ for cls in CLASSES.values()}
+    classes = {"Weights"} | {cls.__name__ for cls in CLASSES.values()}
+    assert {n for n in vars(models) if not n.startswith("_")} == functions | classes
 
 
 def test_list_models_names_every_class() -> None:
@@ -98,14 +99,6 @@ def test_an_unknown_argument_is_answered_with_the_nearest() -> None:
     """A misspelt argument is named with the likely one."""
     with pytest.raises(TypeError, match=r"^'mlp': unknown argument 'hiden'; did you mean 'hidden'\?$"):
         models.get_model("mlp", hiden=(3,))
-
-
-@pytest.mark.parametrize("name", CLASSES)
-def test_there_are_no_weights_yet(name: str) -> None:
-    """Asking for some says so and names the way out."""
-    assert models.get_weights(name) == ()
-    with pytest.raises(ValueError, match=f"^'{name}' has no weights yet, got weights='DEFAULT'; leave it out"):
-        models.get_model(name, weights="DEFAULT")
 
 
 def test_weights_of_an_unknown_model_are_refused() -> None:

@@ -21,16 +21,16 @@ def shape(text: str) -> str:
     return re.sub(r"\d+", "0", text)
 
 
-def test_the_example_prints_what_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run in an empty folder; the numbers may differ, the words may not."""
+def test_the_examples_print_what_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run in an empty folder, one after the other; the numbers may differ, the words may not."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.stderr", io.StringIO())
     printed = io.StringIO()
 
     with contextlib.redirect_stdout(printed):
-        exec(blocks("python")[0], {})
+        exec("".join(blocks("python")), {})
 
-    assert shape(printed.getvalue()) == shape(blocks("text")[0])
+    assert shape(printed.getvalue()) == shape("".join(blocks("text")))
 
 
 def test_the_two_commands_are_one_line_each() -> None:

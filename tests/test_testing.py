@@ -13,8 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from torchbasics import testing
-from torchbasics.testing import POINTS, Child, Kill, Outcome, Report, digest, kill_test, run_child
+from torchbasics.testing import POINTS, Child, Kill, Outcome, Report, _kill, digest, kill_test, run_child
 from torchbasics.training import History
 
 
@@ -144,7 +143,7 @@ def test_nothing_of_the_watching_stays() -> None:
         seen.append(point)
         return False
 
-    with testing._watched(note):
+    with _kill._watched(note):
         nn.Linear(1, 1).eval()(torch.ones(1, 1))
     assert (os.fsync, os.rename, os.mkdir, torch.save) == before
     nn.Linear(1, 1).eval()(torch.ones(1, 1))

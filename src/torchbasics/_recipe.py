@@ -33,10 +33,11 @@ class EarlyStopping:
             raise TypeError(f"monitor must be the name of a column, got {self.monitor!r}")
 
 
-def _tuples(value: Any) -> Any:
+def tuples(value: Any) -> Any:
+    """Return JSON data with tuples in the place of lists."""
     if isinstance(value, dict):
-        return {key: _tuples(item) for key, item in value.items()}
-    return tuple(_tuples(item) for item in value) if isinstance(value, (list, tuple)) else value
+        return {key: tuples(item) for key, item in value.items()}
+    return tuple(tuples(item) for item in value) if isinstance(value, (list, tuple)) else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +85,7 @@ class Recipe:
         for name in ("epochs", "accumulate"):
             self._set(name, _checks.positive_int(name, getattr(self, name)))
         for name in ("optimizer", "schedule", "augment"):  # as they come from a file
-            self._set(name, _tuples(getattr(self, name)))
+            self._set(name, tuples(getattr(self, name)))
         if self.ema is not None:
             self._set("ema", _checks.fraction("ema", self.ema))
         _checks.choice("precision", self.precision, ("float32", "bfloat16", "float16"))

@@ -1,27 +1,172 @@
-"""The cards of the weights that ship with the library, and the way to them."""
+"""The cards of the weights inside the package, and the verified way to their files. Free of torch until one is used."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from torchbasics import _checks, _zoo
+from torchbasics._recipe import tuples
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torchbasics._transforms import Transforms
+
+FOLDER = Path(__file__).with_name("weights")
+DEFAULT = "DEFAULT"
 
 
-@dataclass(frozen=True)
-class Card:
-    """What is known of weights: so far their name."""
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """Trained parameters of a model, and what is known of them: their card.
 
+    ``get_model(card.model, weights=card.name)`` makes the model; ``torchbasics verify`` checks that the files are what
+    the card says, ``torchbasics reproduce`` trains them again.
+
+    Attributes:
+        model: The model's name in ``list_models()``.
+        name: The weights' name, such as "fashion_mnist".
+        default: Whether ``weights="DEFAULT"`` means these.
+        description: What they are, in a sentence.
+        sha256: Of the file; checked at every load.
+        size: Bytes of the file.
+        config: The model's arguments.
+        parameters: How many numbers were trained.
+        multiply_adds: Of one image, as `torchbasics.models.summary` counts them.
+        classes: What the logits stand for, in their order; empty where there are none.
+        input_shape: (C, H, W) of the images that go in, or (latent_dim,) of noise.
+        data: What they were trained on: "name", "licence", "source".
+        metrics: Measured once, on the test images: "accuracy", "loss", "per_class", "confusion", "calibration",
+            "mini_accuracy" on the images in the package, "seeds"; and "command", which measures them again.
+        training: How they were made: "recipe", as `torchbasics.training.fit` takes it, "teacher", "threads", "seconds"
+            of processor time, "torch", "cpu"; and "command", which does it again.
+        latency: Milliseconds of one thread, for batches of one and of many.
+        limits: What they are not for.
+        torch: The range of versions that they work with.
+        golden: SHA-256 and size of the file of golden inputs and outputs.
+    """
+
+    model: str
     name: str
+    default: bool
+    description: str
+    sha256: str
+    size: int
+    config: Mapping[str, Any]
+    parameters: int
+    multiply_adds: int
+    classes: tuple[str, ...]
+    input_shape: tuple[int, ...]
+    data: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    training: Mapping[str, Any]
+    latency: Mapping[str, Any]
+    limits: str
+    torch: str
+    golden: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        return f"{self.model}/{self.name}"
+
+    @property
+    def path(self) -> Path:
+        """The file: a whole model, as `torchbasics.io.save` writes it."""
+        return FOLDER / f"{self.model}-{self.name}.safetensors"
+
+    @property
+    def golden_path(self) -> Path:
+        """The file of golden "inputs", and the "outputs" that the model gives for them."""
+        return FOLDER / f"{self.model}-{self.name}.golden.safetensors"
+
+    def transforms(self) -> Transforms:
+        """Return what turns uint8 images ``(N, C, H, W)`` of any size into the model's inputs: a module.
+
+        Raises:
+            TypeError: the model takes no images, but noise.
+
+        >>> get_weights("cnn")[0].transforms()
+        Transforms(uint8 (N, 1, H, W) -> float32 in [0, 1], 1x28x28)
+        """
+        from torchbasics._transforms import Transforms
+
+        if len(self.input_shape) != 3:
+            raise TypeError(f"{self.model!r} takes no images but noise; call model.sample(n)")
+        channels, height, width = self.input_shape
+        return Transforms((channels, height, width))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the card as JSON data."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
-def get_weights(name: str) -> tuple[Card, ...]:
-    """Return the cards of the weights for the model *name*, the default first; so far there are none.
+def get_weights(name: str) -> tuple[Weights, ...]:
+    """Return the cards of the weights for the model *name*, the default first; a model may have none.
 
     Raises:
         ValueError: no model has this name.
 
-    >>> get_weights("cnn")
-    ()
+    >>> [card.name for card in get_weights("cnn")]
+    ['fashion_mnist', 'fashion_mnist_wide']
+    >>> get_weights("cnn")[0].classes[:2]
+    ('T-shirt/top', 'Trouser')
     """
     _checks.choice("model", name, _zoo.list_models())
-    return ()
+    cards = [read_card(path) for path in sorted(FOLDER.glob(f"{name}-*.json"))]
+    return tuple(sorted(cards, key=lambda card: not card.default))
+
+
+def find(model: str, weights: str = DEFAULT) -> Weights:
+    """Return the card of the *weights* of *model*.
+
+    Raises:
+        ValueError: no model has this name, or it has no such weights.
+    """
+    cards = get_weights(model)
+    if not cards:
+        raise ValueError(f"{model!r} has no weights, got weights={weights!r}; leave it out for an untrained model")
+    if weights == DEFAULT:
+        return cards[0]
+    names = [card.name for card in cards]
+    return cards[names.index(_checks.choice(f"weights of {model!r}", weights, [*names, DEFAULT]))]
+
+
+def find_named(name: str) -> Weights:
+    """Return the card of the weights *name*: "MODEL" for its default, or "MODEL/WEIGHTS"; the errors are of `find`."""
+    model, _, weights = name.partition("/")
+    return find(model, weights or DEFAULT)
+
+
+def all_cards() -> tuple[Weights, ...]:
+    """Return all cards, by the names of the models."""
+    return tuple(card for name in _zoo.list_models() for card in get_weights(name))
+
+
+def read_card(path: Path) -> Weights:
+    """Return the card in a JSON file."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    made = {key: tuples(content[key]) for key in ("config", "classes", "input_shape")}
+    return Weights(**{**content, **made})
+
+
+def verified(path: Path, sha256: str) -> Path:
+    """Return *path*, the file being the one that the card is about.
+
+    Raises:
+        CheckpointError: the file is another one, or is gone.
+    """
+    from torchbasics._files import refuse  # with torch
+
+    found = sha256_of(path) if path.is_file() else "none, the file is gone"
+    if found != sha256:
+        text = f"is not the file that its card describes: its SHA-256 is {found}, expected {sha256}"
+        raise refuse(path, "damaged", f"{text}; reinstall torchbasics")
+    return path
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of the file, as ``sha256sum`` prints it."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from torchbasics import _checks
+from torchbasics import _checks, _third_party
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -58,15 +59,17 @@ _entries: dict[str, Entry] = {}
 def register(name: str, *, defaults: Mapping[str, object] | None = None) -> Callable[[M], M]:
     """Make a class of one's own a model of the zoo: for ``get_model``, ``save``/``load`` and the command line.
 
-    Every constructor argument must be stored on the model, unchanged, under its own name.
+    Every constructor argument must be stored on the model, unchanged, under its own name. A package whose models are
+    to be known wherever it is installed, before anything of it is imported, declares them beside:
+    ``[project.entry-points."torchbasics.models"]``, ``scale = "package.module:Scale"``.
 
     Args:
         name: What ``get_model`` calls it: an identifier, not taken by another class.
         defaults: Arguments for ``get_model(name)`` where the user gives none; they make it callable without any.
 
     Raises:
-        ValueError: *name* is no identifier, another class has it, or the constructor has an argument that `get_model`
-            could not pass on: "name" or "weights".
+        ValueError: *name* is no identifier, another class has it, here or by what an installed package declares, or
+            the constructor has an argument that `get_model` could not pass on: "name" or "weights".
 
     >>> from torch import nn
     >>> @register("scale", defaults={"size": 3})
@@ -83,9 +86,7 @@ def register(name: str, *, defaults: Mapping[str, object] | None = None) -> Call
 
     def add(cls: M) -> M:
         path = f"{cls.__module__}:{cls.__qualname__}"
-        taken = BUILT_IN.get(name, ("", ""))[0]
-        if name in _entries:
-            taken = f"{_entries[name].cls.__module__}:{_entries[name].cls.__qualname__}"
+        taken = _owner(name, cls)
         if taken not in ("", path):  # the same class may come again: a notebook cell run twice
             raise ValueError(f"the name {name!r} is taken by {taken}; register {path} under another one")
         own = [p for p in parameters(cls) if p in ("name", "weights")]
@@ -97,30 +98,67 @@ def register(name: str, *, defaults: Mapping[str, object] | None = None) -> Call
     return add
 
 
+def _owner(name: str, cls: type[nn.Module]) -> str:
+    """Return what has the *name* that *cls* is to get, "module:Class" and whose; "" where nothing else has."""
+    if name in _entries:
+        return f"{_entries[name].cls.__module__}:{_entries[name].cls.__qualname__}"
+    if name in BUILT_IN:
+        return BUILT_IN[name][0]
+    others = declared().get(name, ())
+    allowed = any(other.is_home_of(cls) or other.names(cls) for other in others)
+    return "" if allowed else " and ".join(map(str, others))
+
+
 def forget(name: str) -> None:
     """Take a registered name out of the table; unknown names are ignored."""
     _entries.pop(name, None)
 
 
 def list_models() -> list[str]:
-    """Return the names of all models, sorted.
+    """Return the names of all models, sorted: the library's, those that installed packages declare, and one's own.
 
     >>> list_models()
     ['cnn', 'dcgan', 'mlp', 'rnn_classifier', 'stacked_rnn']
     """
-    return sorted({*BUILT_IN, *_entries})
+    return sorted({*BUILT_IN, *_entries, *declared()})
+
+
+@functools.cache
+def declared() -> Mapping[str, tuple[_third_party.Declared, ...]]:
+    """Return the models that installed packages declare, by name, and import none; the metadata is read once."""
+    return _third_party.read(BUILT_IN)
 
 
 def entry(name: str) -> Entry:
-    """Return the table's entry for *name*, importing its module when it is one of ours.
+    """Return the table's entry for *name*, importing its module when it is one of ours or of an installed package.
 
     Raises:
-        ValueError: no model has this name; the nearest is named.
+        ValueError: no model has this name, and the nearest is named; or two packages declare it.
+        ImportError: the package that declares it cannot be used.
     """
     _checks.choice("model", name, list_models())
-    if name not in _entries:
+    if name in declared():
+        _register_declared(name)
+    elif name not in _entries:
         importlib.import_module(BUILT_IN[name][0].partition(":")[0])
     return _entries[name]
+
+
+def _register_declared(name: str) -> None:
+    """Import the class that a package declares as *name*, and register it where its own module does not."""
+    first, *others = declared()[name]
+    if others:
+        several = " and ".join(map(str, declared()[name]))
+        raise ValueError(f"the name {name!r} is declared twice, as {several}; pip uninstall one of them")
+    cls = first.load()
+    if name in _entries:
+        if _entries[name].cls is not cls:
+            raise first.broken(f"another class is registered under its name: {_entries[name].cls!r}")
+        return
+    try:
+        register(name)(cls)
+    except ValueError as e:
+        raise first.broken(str(e)) from e
 
 
 def build(name: str, **config: object) -> nn.Module:
@@ -147,8 +185,10 @@ def parameters(cls: type[nn.Module]) -> list[str]:
 
 
 def name_of(model: nn.Module) -> str | None:
-    """Return the registered name of the model's class, or None."""
-    return next((e.name for e in _entries.values() if e.cls is type(model)), None)
+    """Return the registered name of the model's class, or that under which its package declares it, or None."""
+    names = [name for name, found in declared().items() if any(one.names(type(model)) for one in found)]
+    names += [known.name for known in _entries.values() if known.cls is type(model)]
+    return names[0] if names else None  # one that other processes know too, where there is one
 
 
 def config_of(model: nn.Module) -> dict[str, Any]:

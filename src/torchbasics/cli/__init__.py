@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 EXAMPLES = """
 torchbasics info --json
+torchbasics info cnn                            # what is known of the pretrained weights
 torchbasics list
+torchbasics verify                              # the weights in the package are what their cards say
+torchbasics reproduce cnn --root /usr/share/datasets   # train them again; minutes
 torchbasics train cnn                           # on images in the package; saves to runs/cnn
 torchbasics check cnn                           # mistakes in model and data, found in seconds
 torchbasics train mlp --set hidden=64,32 --epochs 5 --lr 0.01
@@ -27,14 +30,18 @@ torchbasics train cnn --data fashion_mnist --root /usr/share/datasets/fashion-mn
 torchbasics train cnn --data photos --size 32   # photos/cat/1.jpg, photos/dog/1.jpg, ...
 torchbasics train cnn --resume                  # goes on where Ctrl-C, a signal or a crash ended the last run
 torchbasics evaluate runs/cnn/model.safetensors
-torchbasics predict runs/cnn/model.safetensors shoe.png --invert
-torchbasics generate runs/dcgan/model.safetensors -n 64 -o grid.png
+torchbasics evaluate cnn --data fashion_mnist   # the pretrained one
+torchbasics predict shoe.png --invert           # by the pretrained cnn
+torchbasics predict runs/cnn/model.safetensors shoe.png
+torchbasics generate dcgan -n 64 -o grid.png
 torchbasics inspect runs/cnn/model.safetensors
 torchbasics convert weights.pt weights.safetensors   # a state_dict of torch.save; nothing in it is run
 torchbasics convert --key state_dict checkpoint.pt weights.safetensors
 torchbasics export runs/cnn/model.safetensors cnn.pt2
 torchbasics export runs/cnn/model.safetensors cnn.onnx
 """
+
+SAVED = "a file that train or io.save wrote, or the name of weights such as cnn or cnn/fashion_mnist"
 
 # What a user can cause: told in one line. Anything else is our fault, and shown with its traceback.
 MISTAKES = (ValueError, TypeError, OSError, ImportError, ArithmeticError)
@@ -102,6 +109,21 @@ def _add_model(command: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def _add_info(command: argparse.ArgumentParser) -> None:
+    command.add_argument("name", nargs="?", metavar="NAME", help="a model, or its weights: cnn, cnn/fashion_mnist")
+
+
+def _add_verify(command: argparse.ArgumentParser) -> None:
+    command.add_argument("name", nargs="?", metavar="NAME", help="a model, or its weights (default: all)")
+
+
+def _add_reproduce(command: argparse.ArgumentParser) -> None:
+    command.add_argument("name", metavar="NAME", help="a model, for its default weights, or weights: cnn/fashion_mnist")
+    command.add_argument("--root", metavar="FOLDER", help="where the files of the data are")
+    command.add_argument("--seed", type=int, metavar="SEED", help="another one than the card's")
+    command.add_argument("--out", metavar="FOLDER", help="where to save (default: runs/reproduce-MODEL-WEIGHTS)")
+
+
 def _add_check(command: argparse.ArgumentParser) -> None:
     _add_model(command)
     add_data_options(command)
@@ -117,14 +139,14 @@ def _add_train(command: argparse.ArgumentParser) -> None:
 
 
 def _add_evaluate(command: argparse.ArgumentParser) -> None:
-    command.add_argument("file", metavar="FILE", help="what train or io.save wrote")
+    command.add_argument("file", metavar="MODEL", help=SAVED)
     command.add_argument("--batch-size", type=int, metavar="N", help="samples of a forward pass")
     add_data_options(command)
 
 
 def _add_predict(command: argparse.ArgumentParser) -> None:
-    command.add_argument("file", metavar="FILE", help="what train or io.save wrote")
-    command.add_argument("images", nargs="+", metavar="IMAGE", help="PNG or JPEG files of any size")
+    text = f"PNG or JPEG files of any size; in front of them a model: {SAVED} (default: cnn)"
+    command.add_argument("images", nargs="+", metavar="[MODEL] IMAGE", help=text)
     command.add_argument("--invert", action="store_true", help="swap dark and bright: for dark things on white")
     command.add_argument("--top", type=int, default=3, metavar="N", help="classes to show (default: 3)")
     command.add_argument("--device", default="auto", help="cpu, cuda, mps, ... (default: auto)")
@@ -135,7 +157,7 @@ def _add_inspect(command: argparse.ArgumentParser) -> None:
 
 
 def _add_generate(command: argparse.ArgumentParser) -> None:
-    command.add_argument("file", metavar="FILE", help="what train or io.save wrote, of a model that draws images")
+    command.add_argument("file", metavar="MODEL", help=f"what draws images: {SAVED}")
     command.add_argument("-n", "--number", type=int, default=64, metavar="N", help="how many images (default: 64)")
     command.add_argument("-o", "--out", required=True, metavar="PICTURE", help="where to write them, such as grid.png")
     command.add_argument("--seed", type=int, default=0, metavar="SEED", help="another one gives others (default: 0)")
@@ -153,8 +175,10 @@ def _add_export(command: argparse.ArgumentParser) -> None:
 
 
 COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], object]]] = {
-    "info": ("Show what there is to compute with: versions, devices, extras.", lambda command: None),
-    "list": ("List the models.", lambda command: None),
+    "info": ("Show what there is to compute with, or what is known of pretrained weights.", _add_info),
+    "list": ("List the models and their weights.", lambda command: None),
+    "verify": ("Check the weights in the package: files, golden outputs, accuracy.", _add_verify),
+    "reproduce": ("Train weights of the package again, as they were trained.", _add_reproduce),
     "check": ("Look for common mistakes before training: in the model, in the data.", _add_check),
     "train": ("Train a model, evaluate it and save it.", _add_train),
     "evaluate": ("Measure a saved model on the test part of the data.", _add_evaluate),

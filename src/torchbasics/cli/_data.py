@@ -86,9 +86,9 @@ def make_model(name: str, given: dict[str, Any], images: Images) -> nn.Module:
 
 def _alike(name: str) -> str:
     """Return the classifier that shares most arguments with the model *name*."""
-    known = {other: set(_zoo.parameters(_zoo.entry(other).cls)) for other in _zoo.list_models()}
-    classifiers = [other for other in known if other != name and "num_classes" in known[other]]
-    return max(classifiers, key=lambda other: len(known[other] & known[name]))
+    own = set(_zoo.parameters(_zoo.entry(name).cls))
+    known = {other: set(_zoo.parameters(_zoo.entry(other).cls)) for other in _zoo.BUILT_IN if other != name}
+    return max((other for other in known if "num_classes" in known[other]), key=lambda other: len(known[other] & own))
 
 
 def fit_config(name: str, given: dict[str, Any], images: Images) -> dict[str, Any]:

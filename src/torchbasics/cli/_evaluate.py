@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchbasics import _env
 from torchbasics.cli._data import NAMES, load_data
-from torchbasics.io._model import load_described
+from torchbasics.cli._models import read_model
 from torchbasics.training import evaluate
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Print what `torchbasics.training.evaluate` measures."""
     device = _env.device(args.device)
-    model, metadata = load_described(args.file)
+    model, metadata = read_model(args.file)
     source = args.data or metadata.get("data", "mini")
     _, test = load_data(_as_trained(args, source, metadata), source)
     classes = tuple(metadata.get("classes", test.classes))

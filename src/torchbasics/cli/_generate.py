@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from torchbasics import _checks, _files, io, plot
+from torchbasics import _checks, _files, plot
 from torchbasics._recipe import Recipe
+from torchbasics.cli._models import read_model
 
 if TYPE_CHECKING:
     import argparse
@@ -18,9 +19,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Draw images from noise and write them side by side to one picture."""
     number = _checks.positive_int("-n", args.number)
     generator = torch.Generator().manual_seed(Recipe(seed=args.seed).seed or 0)
-    model: Any = io.load(args.file)
+    model: Any = read_model(args.file)[0]
     if not hasattr(model, "sample"):
-        raise ValueError(f"{args.file!r} holds a {type(model).__name__}, which draws no images; give a saved 'dcgan'")
+        raise ValueError(
+            f"{args.file!r} holds a {type(model).__name__}, which draws no images; give 'dcgan', or a saved one"
+        )
     figure = plot.images(model.sample(number, generator=generator))
     with _files.atomic_write(args.out) as file:
         figure.savefig(file, format=Path(args.out).suffix[1:] or "png", dpi=150)

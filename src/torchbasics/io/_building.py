@@ -58,7 +58,7 @@ def bounded(wanted: Mapping[str, Kind], *, fill: bool) -> Iterator[None]:
             raise TooLargeError(f"of more than {what}, but has only {len(wanted)} tensors for it")
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_random_kept() if fill else _Unfilled())
+        stack.enter_context(random_kept() if fill else _Unfilled())
         for register in (
             hooks.register_module_module_registration_hook,
             hooks.register_module_parameter_registration_hook,
@@ -83,7 +83,8 @@ class _Unfilled(TorchFunctionMode):
 
 
 @contextlib.contextmanager
-def _random_kept() -> Iterator[None]:
+def random_kept() -> Iterator[None]:
+    """Put back the random generators after a block."""
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  # the global one
     try:
         with torch.random.fork_rng(devices=[]):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from torchbasics import _files, _safetensors, _zoo
 from torchbasics._model import unwrapped, versions_of
+from torchbasics._recipe import tuples
 from torchbasics.io import _building, _fit
 from torchbasics.io._pickle import SUFFIXES, read_pickle
 from torchbasics.io._state import check_memory, fill, kinds_of, state_of
@@ -72,7 +73,8 @@ def save(
 def load(path: str | os.PathLike[str], *, allow_nonfinite: bool = False) -> nn.Module:
     """Make the model that `save` wrote to *path*: on the CPU and in eval mode; random state stays as it is.
 
-    The file chooses the model and its constructor's arguments, among those registered here. A model that comes to
+    The file chooses the model and its constructor's arguments, among those registered here and those that installed
+    packages declare; of the latter, the one module is imported that is declared under this name. A model that comes to
     many more layers or values than the file has tensors for is given up while it is made.
 
     Args:
@@ -121,7 +123,8 @@ def _made(file: _safetensors.File) -> nn.Module:
     name, config = (file.fields or {})["model"], decode(file, "config")
     if name not in _zoo.list_models():
         shown = _safetensors.shown(name)
-        text = f"holds the model {shown}, which is not registered here; import the module that registers it first"
+        text = f"holds the model {shown}, which is not registered here; install the package that declares it, or import"
+        text += " the module that registers it first"
         raise _files.refuse(file.path, "unsupported", text)
     wanted = kinds_of(file)
     try:
@@ -137,8 +140,11 @@ def _made(file: _safetensors.File) -> nn.Module:
 
 def _built(name: str, config: Mapping[str, Any], wanted: Mapping[str, _fit.Kind]) -> nn.Module:
     """Make the model *name* on the CPU, from what JSON made of its arguments, in the precision of what is *wanted*."""
+    if name not in _zoo.BUILT_IN:
+        with _building.random_kept():
+            _zoo.entry(name)  # imports the package that declares it; what its modules make is not the model's
     with _building.bounded(wanted, fill=name not in _zoo.BUILT_IN), torch.device("cpu"):
-        model = _zoo.build(name, **_tuples(config))
+        model = _zoo.build(name, **tuples(config))
     state = state_of(model)
     check_memory(state)
     for key, value in state.items():
@@ -215,9 +221,3 @@ def _history(history: SupportsJSON | Iterable[Mapping[str, float]] | None) -> st
 
 def _json(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"))
-
-
-def _tuples(value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(_tuples(item) for item in value)
-    return {key: _tuples(item) for key, item in value.items()} if isinstance(value, dict) else value

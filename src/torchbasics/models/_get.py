@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from torchbasics import _weights, _zoo
+from torchbasics.models._pretrained import pretrained
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,17 +42,20 @@ def get_model(name: str, *, weights: str | None = None, **config: Any) -> nn.Mod
 
     Args:
         name: One of ``list_models()``.
-        weights: None for an untrained model, "DEFAULT", or the name of one of ``get_weights(name)``.
-        config: The model's constructor arguments; without any, the model fits Fashion-MNIST.
+        weights: None for an untrained model; "DEFAULT", or the name of one of ``get_weights(name)``, for a trained one,
+            in eval mode. Its file is checked against the SHA-256 in its card at every call.
+        config: The model's constructor arguments; without any, the model fits Fashion-MNIST. With weights, they are
+            the card's. Another ``num_classes`` (``out_features``) makes a new last layer; other ``in_channels`` share
+            what the first one has learned: the sum of its weights, spread evenly. A warning names what has changed.
 
     Raises:
-        ValueError: no model has this name, or there are no such weights.
+        ValueError: no model has this name, there are no such weights, or they do not fit a model of such arguments.
         TypeError: the model has no such argument; the nearest is named.
+        CheckpointError: the file of the weights is not the one that its card describes.
 
     >>> get_model("mlp", hidden=(32,)).hidden
     (32,)
+    >>> get_model("cnn", weights="DEFAULT").training
+    False
     """
-    if weights is not None:
-        _weights.get_weights(name)  # an unknown model is the first thing to say
-        raise ValueError(f"{name!r} has no weights yet, got weights={weights!r}; leave it out for an untrained model")
-    return _zoo.build(name, **config)
+    return _zoo.build(name, **config) if weights is None else pretrained(_weights.find(name, weights), config)

@@ -1,0 +1,226 @@
+"""Train the weights of the package, measure them once on the test images, and write files and cards.
+
+``python scripts/make_weights.py cnn/fashion_mnist --root FOLDER`` trains the seeds that are not in ``runs/weights``
+yet, which takes minutes each, and writes ``src/torchbasics/weights``. What is shipped is the first seed, whatever the
+others gave: the test images choose nothing. Hyper-parameters were chosen on 10,000 of the training images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchbasics import _safetensors, _weights, _zoo, data, io, models
+from torchbasics._recipe import Recipe
+from torchbasics.cli._reproduce import probabilities, retrain, save
+from torchbasics.training import evaluate, predict
+
+SEEDS = (0, 1, 2)
+THREADS = 1  # of training: a number of them is a part of what bits come out
+BINS = 15  # of the calibration error
+GOLDEN = 10  # images
+
+LIMITS = (
+    "Grey pictures of 28x28 of one piece of clothing, bright on black, centred, as in Fashion-MNIST; of anything else "
+    "it says one of the ten classes all the same. Not for decisions about people."
+)
+
+
+SPECS: dict[str, dict[str, Any]] = {
+    "cnn/fashion_mnist": {
+        "default": True,
+        "description": "The tutorial's network, unchanged, on Fashion-MNIST.",
+        "config": {},
+        "teacher": None,
+        "recipe": Recipe(
+            epochs=40,
+            batch_size=125,
+            loss="cross_entropy",
+            optimizer=("adamw", {"weight_decay": 0.01}),
+            lr=5e-3,
+            schedule="onecycle",
+            augment=("flip", "shift"),
+            ema=0.999,
+            precision="bfloat16",
+            memory_format="channels_last",
+            fused=True,
+        ),
+    },
+}
+
+
+def main() -> None:
+    """Train, measure, write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("names", nargs="*", default=list(SPECS), metavar="MODEL/WEIGHTS")
+    parser.add_argument("--root", help="where the files of Fashion-MNIST are")
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
+    parser.add_argument("--train-only", action="store_true", help="leave files and cards as they are")
+    args = parser.parse_args()
+    train, test = data.fashion_mnist(args.root)
+    for name in args.names:
+        runs = [trained(name, seed, train) for seed in args.seeds]
+        if not args.train_only:
+            write(name, runs, args.seeds, test)
+
+
+def trained(name: str, seed: int, train: data.Images) -> tuple[nn.Module, float]:
+    """Return the model of one seed and the seconds that it took, from ``runs/weights`` where it is there."""
+    folder = Path("runs/weights") / name.replace("/", "-") / str(seed)
+    path, note = folder / "model.safetensors", folder / "seconds.json"
+    if not path.is_file():
+        spec, began = SPECS[name], time.process_time()
+        training = {"recipe": spec["recipe"].as_dict(), "teacher": spec["teacher"], "threads": THREADS}
+        taught = None if spec["teacher"] is None else known(spec["teacher"], train)
+        model = retrain(name.partition("/")[0], spec["config"], training, train, seed=seed, taught=taught)
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(json.dumps(time.process_time() - began), encoding="utf-8")
+        save(model, path, train)
+    return io.load(path).eval(), json.loads(note.read_text(encoding="utf-8"))
+
+
+def known(teacher: dict[str, Any], train: data.Images) -> Tensor:
+    """Return the probabilities of a teacher for the images, from ``runs/weights`` where they are there."""
+    card = _weights.find_named(teacher["weights"])
+    path = Path("runs/weights") / f"{card.sha256[:16]}-{teacher['shift']}-{len(train)}.pt"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(THREADS)
+        torch.save(probabilities(teacher, train), path)
+        torch.set_num_threads(threads)
+    found: Tensor = torch.load(path, weights_only=True)
+    return found
+
+
+def write(name: str, runs: list[tuple[nn.Module, float]], seeds: list[int], test: data.Images) -> None:
+    """Write the files and the card of the first of *runs*."""
+    spec, (model, seconds) = SPECS[name], runs[0]
+    kind, _, weights = name.partition("/")
+    path = _weights.FOLDER / f"{kind}-{weights}.safetensors"
+    path.parent.mkdir(exist_ok=True)
+    save(model, path, test)
+    golden = path.with_suffix(".golden.safetensors")
+    _write_golden(model, golden)
+    inputs: Tensor = model.example_inputs()  # type: ignore[operator]  # a method
+    shape = tuple(test.images.shape[1:]) if kind != "dcgan" else tuple(inputs.shape[1:])
+    card = {
+        "model": kind,
+        "name": weights,
+        "default": spec["default"],
+        "description": spec["description"],
+        "sha256": _weights.sha256_of(path),
+        "size": path.stat().st_size,
+        "config": _zoo.config_of(model),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "multiply_adds": models.summary(model, (1, *shape)).multiply_adds,
+        "classes": test.classes if kind != "dcgan" else (),
+        "input_shape": shape,
+        "data": {
+            "name": "fashion_mnist",
+            "licence": "MIT, copyright 2017 Zalando SE",
+            "source": "https://github.com/zalandoresearch/fashion-mnist",
+            "train_images": 60_000,
+            "test_images": len(test),
+        },
+        "metrics": {
+            **measured(model, test),
+            "seeds": over_seeds([float(evaluate(one, test)["accuracy"]) for one, _ in runs], seeds),
+            "command": f"torchbasics evaluate {name} --data fashion_mnist",
+        },
+        "training": {
+            "recipe": spec["recipe"].replace(seed=seeds[0]).as_dict(),
+            "teacher": spec["teacher"],
+            "threads": THREADS,
+            "seconds": round(seconds, 1),
+            "command": f"torchbasics reproduce {name}",
+            "torch": torch.__version__,
+            "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        },
+        "latency": latency(model, shape),
+        "limits": LIMITS,
+        "torch": ">=2.6",
+        "golden": {"sha256": _weights.sha256_of(golden), "size": golden.stat().st_size},
+    }
+    path.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    print(f"{name}: accuracy {card['metrics']['accuracy']}, {card['metrics']['seeds']}, {card['size']:,} bytes")
+
+
+def measured(model: nn.Module, test: data.Images) -> dict[str, Any]:
+    """Return what there is to know of a classifier on *test*."""
+    result = evaluate(model, test)
+    probabilities = predict(model, test).softmax(1)
+    sure, said = probabilities.max(1)
+    right = said == test.targets
+    confusion = torch.zeros(len(test.classes), len(test.classes), dtype=torch.int64)
+    confusion.index_put_((test.targets, said), torch.ones_like(said), accumulate=True)
+    per_class = confusion.diag() / confusion.sum(1)
+    _, mini = data.fashion_mnist_mini()
+    return {
+        "accuracy": result["accuracy"],
+        "loss": round(result["loss"], 6),
+        "samples": int(result["samples"]),
+        "per_class": {name: round(float(value), 4) for name, value in zip(test.classes, per_class, strict=True)},
+        "confusion": confusion.tolist(),
+        "calibration": {"error": round(calibration_error(sure, right), 4), "bins": BINS},
+        "mini_accuracy": evaluate(model, mini)["accuracy"],
+    }
+
+
+def calibration_error(sure: Tensor, right: Tensor) -> float:
+    """Return the expected calibration error: how far confidence is from accuracy, over bins of equal width.
+
+    References: Guo et al., On Calibration of Modern Neural Networks, 2017, arXiv:1706.04599.
+    """
+    place = (sure * BINS).long().clamp(max=BINS - 1)
+    gap = torch.zeros(BINS).index_add_(0, place, sure - right.float())
+    return float(gap.abs().sum() / len(sure))
+
+
+def over_seeds(values: list[float], seeds: list[int]) -> dict[str, Any]:
+    """Return values, mean and sample standard deviation."""
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    return {"seeds": seeds, "values": values, "mean": round(statistics.mean(values), 5), "sd": round(spread, 5)}
+
+
+@torch.no_grad()
+def latency(model: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
+    """Return milliseconds of one thread for batches of 1 and of 100, the median of many."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    found: dict[str, Any] = {}
+    for size in (1, 100):
+        inputs, times = torch.rand(size, *shape), []
+        for _ in range(60):
+            began = time.perf_counter()
+            model(inputs)
+            times.append(time.perf_counter() - began)
+        found[f"batch_of_{size}_ms"] = round(1000 * statistics.median(times[10:]), 3)
+    torch.set_num_threads(threads)
+    return {**found, "threads": 1, "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"}
+
+
+@torch.no_grad()
+def _write_golden(model: nn.Module, path: Path) -> None:
+    """Write inputs and the outputs of *model* for them: the first image of each class, or two rows of noise."""
+    if hasattr(model, "sample"):
+        inputs = torch.randn(2, int(model.latent_dim), generator=torch.Generator().manual_seed(0))  # type: ignore[arg-type]  # a number
+        outputs = model(inputs)
+    else:
+        _, mini = data.fashion_mnist_mini()
+        index = torch.stack([(mini.targets == label).nonzero()[0, 0] for label in range(GOLDEN)])
+        inputs, outputs = mini.images[index], model(mini.batch(index)[0])
+    fields = {"kind": "state", "model": "", "config": "{}", "history": "null", "metadata": "{}"}
+    _safetensors.write(path, {"inputs": inputs, "outputs": outputs.contiguous()}, fields)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""How images become what a model takes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F  # noqa: N812  # the field's name for it
+from torch import Tensor, nn
+
+
+class Transforms(nn.Module):
+    """Turns uint8 images into what a model takes: float32 in [0, 1], of the model's size.
+
+    Images of another size are scaled bilinearly, whatever their aspect ratio was. As a module it can be the first
+    part of one: ``nn.Sequential(card.transforms(), model)`` takes uint8.
+
+    Shapes: ``(N, C, H, W)`` -> ``(N, C, height, width)``.
+
+    Args:
+        shape: (C, height, width) of the model's images.
+    """
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.shape = shape
+
+    if TYPE_CHECKING:
+
+        def __call__(self, images: Tensor) -> Tensor: ...
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return float32 images in [0, 1].
+
+        Raises:
+            TypeError: *images* are not uint8.
+            ValueError: they have another number of channels or of dimensions.
+        """
+        if images.dtype != torch.uint8:
+            raise TypeError(f"images must be uint8 (0 to 255), got {images.dtype}")
+        channels, *size = self.shape
+        if images.ndim != 4 or images.shape[1] != channels:
+            raise ValueError(f"images have shape {tuple(images.shape)}, but this model needs (N, {channels}, H, W)")
+        images = images.to(torch.float32).div_(255)  # the conversion of data.Images, bit for bit
+        if list(images.shape[2:]) == size:
+            return images
+        return F.interpolate(images, size, mode="bilinear", antialias=True)
+
+    def extra_repr(self) -> str:
+        """Show the size in ``repr``."""
+        return f"uint8 (N, {self.shape[0]}, H, W) -> float32 in [0, 1], {'x'.join(map(str, self.shape))}"

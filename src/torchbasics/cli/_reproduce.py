@@ -1,0 +1,130 @@
+"""``torchbasics reproduce``: train the weights of the package again, from their card."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from torchbasics import _weights, _zoo, data, io
+from torchbasics._recipe import Recipe
+from torchbasics.cli._train import Ended
+from torchbasics.data import Images
+from torchbasics.models import get_model
+from torchbasics.training import evaluate, fit, predict
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping
+
+SPARE = 0.003  # of accuracy, where another processor or torch rounds differently
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Train as the card says, and compare what comes out with it.
+
+    Raises:
+        ValueError: there are no such weights, or the accuracy is not the card's.
+        FileNotFoundError: the data is not there.
+    """
+    card = _weights.find_named(args.name)
+    seed = card.training["recipe"]["seed"] if args.seed is None else args.seed
+    folder = Path(args.out or f"runs/reproduce-{card.model}-{card.name}")
+    train, test = data.fashion_mnist(args.root)
+    model = retrain(card.model, card.config, card.training, train, seed=seed, checkpoint=folder / "checkpoint")
+    path = folder / "model.safetensors"
+    save(model, path, train)
+    report = {"weights": str(card), "seed": seed, "file": str(path), "sha256": _weights.sha256_of(path)}
+    report["same_bits"] = report["sha256"] == card.sha256
+    print(f"saved {path}: {'the same bits as' if report['same_bits'] else 'other bits than'} {card}")
+    if "accuracy" in card.metrics:
+        result = evaluate(model, test)
+        expected = card.metrics["accuracy"]
+        print(f"test accuracy {result['accuracy']:.4f}, the card says {expected:.4f}")
+        if seed == card.training["recipe"]["seed"] and abs(result["accuracy"] - expected) > SPARE:
+            raise ValueError(
+                f"{card}: accuracy {result['accuracy']:.4f} is not within {SPARE} of the card's {expected}"
+            )
+        report |= {"accuracy": result["accuracy"], "loss": result["loss"]}
+    return report
+
+
+def retrain(
+    name: str,
+    config: Mapping[str, Any],
+    training: Mapping[str, Any],
+    train: Images,
+    *,
+    seed: int,
+    taught: Tensor | None = None,
+    checkpoint: Path | None = None,
+) -> nn.Module:
+    """Train a model as the "training" of a card says: in its number of threads, by its recipe, from its teacher.
+
+    A teacher is a larger model of the package; what it takes an image for is learned in the place of the label
+    (Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network, 2015, arXiv:1503.02531).
+
+    Args:
+        name: The model.
+        config: Its arguments.
+        training: That part of the card.
+        train: The images.
+        seed: Of the weights it starts from, and of the run.
+        taught: The teacher's `probabilities`, where they are known already.
+        checkpoint: As for `fit`.
+
+    Raises:
+        SystemExit: a signal ended it: 130 after Ctrl-C, 143 after SIGTERM.
+    """
+    threads, ended = torch.get_num_threads(), Ended()
+    torch.set_num_threads(training["threads"])
+    try:
+        recipe = Recipe(**training["recipe"]).replace(seed=seed)
+        if taught is None and training["teacher"] is not None:
+            taught = probabilities(training["teacher"], train)
+        torch.manual_seed(seed)
+        model = _zoo.build(name, **config)
+        images = train if taught is None else (train.inputs, taught)
+        fit(model, images, recipe=recipe, checkpoint=checkpoint, callbacks=[ended])
+    finally:
+        torch.set_num_threads(threads)
+    if ended.signal is not None:
+        print("ended by a signal; the same command goes on", file=sys.stderr)
+        raise SystemExit(128 + ended.signal)
+    return model
+
+
+def probabilities(teacher: Mapping[str, Any], train: Images) -> Tensor:
+    """Return the probabilities (N, classes) that a teacher gives to *train*, each the mean over views of the image.
+
+    The views are the image at all shifts of up to ``teacher["shift"]`` pixels, and mirrored.
+    """
+    card = _weights.find_named(teacher["weights"])
+    model = get_model(card.model, weights=card.name)
+    _, _, height, width = train.images.shape
+    padded = functional.pad(train.images, (teacher["shift"],) * 4)
+    starts = range(2 * teacher["shift"] + 1)
+    mean = torch.zeros(len(train), len(card.classes))
+    for top, left in itertools.product(starts, starts):
+        moved = padded[:, :, top : top + height, left : left + width]
+        for view in (moved, moved.flip(3)):
+            logits = predict(model, Images(view, train.targets), precision=teacher["precision"])
+            mean += logits.float().softmax(1)
+    return mean / (2 * len(starts) ** 2)
+
+
+def save(model: nn.Module, path: Path, train: Images) -> None:
+    """Write *model* with what the command line wants to know of its images, and nothing that differs between runs."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {"classes": train.classes, "shape": _shape(train), "data": "fashion_mnist"}
+    io.save(model, path, metadata=metadata if not hasattr(model, "sample") else None)
+
+
+def _shape(images: Images) -> tuple[int, int, int]:
+    channels, height, width = images.images.shape[1:]
+    return channels, height, width

@@ -1,0 +1,533 @@
+"""The pretrained weights: files and cards agree, and with what is written of them; what is damaged is refused."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import warnings
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from torchbasics import _weights, data, io, models
+from torchbasics._files import CheckpointError
+from torchbasics.cli import _reproduce, main
+from torchbasics.models import CNNModel
+from torchbasics.training import History, State, confusion_matrix, evaluate, fit
+
+ROOT = Path(__file__).parents[1]
+CARDS = _weights.all_cards()
+CLASSIFIERS = [card for card in CARDS if card.classes]
+every_card = pytest.mark.parametrize("card", CARDS, ids=str)
+every_classifier = pytest.mark.parametrize("card", CLASSIFIERS, ids=str)
+
+
+def script(name: str) -> Any:
+    """Return a module of scripts/."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a copy of the weights that a test may damage."""
+    folder = tmp_path / "weights"
+    shutil.copytree(_weights.FOLDER, folder)
+    monkeypatch.setattr(_weights, "FOLDER", folder)
+    return folder
+
+
+def edit_card(folder: Path, name: str, change: Any) -> None:
+    path = folder / f"{name}.json"
+    card = json.loads(path.read_text(encoding="utf-8"))
+    change(card)
+    path.write_text(json.dumps(card), encoding="utf-8")
+
+
+# Cards and files
+
+
+def test_the_tutorials_network_has_weights() -> None:
+    """The default of "cnn" is the tutorial's network with its 54,840 parameters, trained on Fashion-MNIST."""
+    card = models.get_weights("cnn")[0]
+
+    assert (card.model, card.name, card.parameters, card.default) == ("cnn", "fashion_mnist", 54_840, True)
+    assert card.config == CNNModel().config
+
+
+def test_a_model_has_one_default_and_it_comes_first() -> None:
+    for name in {card.model for card in CARDS}:
+        defaults = [card.default for card in models.get_weights(name)]
+
+        assert defaults == [True] + [False] * (len(defaults) - 1)
+
+
+def test_all_weights_together_are_small() -> None:
+    """All files of the folder take at most 8 MB in the wheel."""
+    assert 0 < sum(path.stat().st_size for path in _weights.FOLDER.iterdir()) <= 8e6
+
+
+@every_card
+def test_a_card_tells_the_truth_about_its_file(card: _weights.Weights) -> None:
+    """Digest, size, arguments, parameters, multiply-adds: each found again from the file."""
+    model: Any = io.load(card.path)
+    shape = (1, *card.input_shape)
+
+    assert _weights.sha256_of(card.path) == card.sha256
+    assert _weights.sha256_of(card.golden_path) == card.golden["sha256"]
+    assert card.path.stat().st_size == card.size
+    assert card.golden_path.stat().st_size == card.golden["size"]
+    assert model.config == card.config
+    assert sum(p.numel() for p in model.parameters()) == card.parameters
+    assert models.summary(model, shape).multiply_adds == card.multiply_adds
+
+
+@every_card
+def test_a_card_is_complete(card: _weights.Weights) -> None:
+    """Nothing is left out: figures, how they were measured, how the weights were made, data, licence, limits."""
+    assert {field.name for field in fields(card)} == json.loads(card.path.with_suffix(".json").read_text()).keys()
+    assert {"name", "licence", "source"} <= card.data.keys()
+    assert {"seeds", "command", "samples"} <= card.metrics.keys()
+    assert {"recipe", "teacher", "threads", "seconds", "torch", "cpu", "command"} <= card.training.keys()
+    assert all([card.description, card.limits, card.torch, card.input_shape])
+    assert len(card.metrics["seeds"]["values"]) >= 3
+
+
+@every_card
+def test_the_deviation_over_seeds_is_that_of_the_values(card: _weights.Weights) -> None:
+    seeds = card.metrics["seeds"]
+
+    assert seeds["mean"] == pytest.approx(statistics.mean(seeds["values"]), abs=1e-5)
+    assert seeds["sd"] == pytest.approx(statistics.stdev(seeds["values"]), abs=1e-5)
+
+
+@every_classifier
+def test_the_figures_of_a_card_agree_with_each_other(card: _weights.Weights) -> None:
+    """Accuracy, accuracy by class, confusion and the first seed are one measurement."""
+    metrics = card.metrics
+    confusion = torch.tensor(metrics["confusion"])
+
+    assert int(confusion.sum()) == metrics["samples"] == 10_000
+    assert int(confusion.trace()) / 10_000 == metrics["accuracy"] == metrics["seeds"]["values"][0]
+    assert list(metrics["per_class"]) == list(card.classes)
+    assert list(metrics["per_class"].values()) == [
+        pytest.approx(float(row[i] / row.sum()), abs=1e-4) for i, row in enumerate(confusion)
+    ]
+
+
+@every_classifier
+def test_the_classes_are_those_of_the_data(card: _weights.Weights) -> None:
+    _, test = data.fashion_mnist_mini()
+
+    assert card.classes == test.classes
+    assert card.input_shape == tuple(test.images.shape[1:])
+
+
+@every_classifier
+def test_the_accuracy_of_a_card_is_found_again(card: _weights.Weights, fashion_mnist_test: data.Images) -> None:
+    """On the 10,000 test images, but for two on which another processor may round another way."""
+    model = models.get_model(card.model, weights=card.name)
+
+    assert evaluate(model, fashion_mnist_test)["accuracy"] == pytest.approx(card.metrics["accuracy"], abs=2e-4)
+    difference = confusion_matrix(model, fashion_mnist_test) - torch.tensor(card.metrics["confusion"])
+    assert int(difference.abs().sum()) <= 4
+
+
+@pytest.fixture(scope="module")
+def fashion_mnist_test() -> data.Images:
+    """Return the official test images."""
+    for root in (None, "/usr/share/datasets"):
+        try:
+            return data.fashion_mnist(root, download=False)[1]
+        except FileNotFoundError:
+            continue
+    pytest.skip("the official files of Fashion-MNIST are not here; TORCHBASICS_DATA names their folder")
+
+
+def test_readme_and_docs_say_what_the_cards_say() -> None:
+    """`python scripts/generate_cards.py` writes them."""
+    command = [sys.executable, str(ROOT / "scripts/generate_cards.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_what_the_docs_say_is_seen_to_differ(tmp_path: Path) -> None:
+    """One digit changed in the README, a page gone, a page of weights that are no more: each is named."""
+    generate = script("generate_cards")
+    shutil.copytree(ROOT / "docs/weights", tmp_path / "docs/weights")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (tmp_path / "README.md").write_text(readme.replace("54,840 |", "54,841 |"), encoding="utf-8")
+    (tmp_path / "docs/weights/cnn-fashion_mnist.md").unlink()
+    (tmp_path / "docs/weights/old.md").write_text("gone", encoding="utf-8")
+
+    assert generate.main(["--check"], tmp_path) == 1
+    assert generate.main([], tmp_path) == 0
+    assert generate.main(["--check"], tmp_path) == 0
+    assert (tmp_path / "README.md").read_text(encoding="utf-8") == readme
+    assert not (tmp_path / "docs/weights/old.md").exists()
+
+
+# Loading
+
+
+@every_card
+def test_pretrained_models_are_ready_for_use(card: _weights.Weights) -> None:
+    """In eval mode, with the bits of the file; the global random numbers are as they were."""
+    before = torch.get_rng_state()
+    model = models.get_model(card.model, weights=card.name)
+    expected = io.load(card.path).state_dict()
+
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not any(module.training for module in model.modules())
+    assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())
+
+
+def test_default_is_the_default() -> None:
+    named = models.get_model("cnn", weights="fashion_mnist").state_dict()
+
+    assert all(torch.equal(v, named[k]) for k, v in models.get_model("cnn", weights="DEFAULT").state_dict().items())
+
+
+def test_unknown_weights_are_answered_with_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"unknown weights of 'cnn' 'fashion_mnst'; did you mean 'fashion_mnist'\?"):
+        models.get_model("cnn", weights="fashion_mnst")
+
+
+def test_a_model_without_weights_says_so() -> None:
+    assert models.get_weights("stacked_rnn") == ()
+    with pytest.raises(ValueError, match="'stacked_rnn' has no weights, got weights='DEFAULT'; leave it out for an"):
+        models.get_model("stacked_rnn", weights="DEFAULT")
+
+
+@pytest.mark.parametrize("offset", [0, 8, 500, -1], ids=["length", "header", "middle", "end"])
+def test_a_changed_byte_is_refused_at_every_load(own_folder: Path, offset: int) -> None:
+    """The digest is looked at whether or not the file was loaded before."""
+    path = own_folder / "cnn-fashion_mnist.safetensors"
+    models.get_model("cnn", weights="DEFAULT")
+    content = bytearray(path.read_bytes())
+    content[offset] ^= 1
+    path.write_bytes(content)
+
+    with pytest.raises(CheckpointError, match=r"its SHA-256 is [0-9a-f]{64}, expected [0-9a-f]{64}; reinstall") as e:
+        models.get_model("cnn", weights="DEFAULT")
+    assert e.value.reason == "damaged"
+
+
+def test_a_file_that_is_gone_is_named(own_folder: Path) -> None:
+    (own_folder / "cnn-fashion_mnist.safetensors").unlink()
+
+    with pytest.raises(CheckpointError, match="the file is gone"):
+        models.get_model("cnn", weights="DEFAULT")
+
+
+def test_another_number_of_classes_gets_a_new_last_layer() -> None:
+    """The rest is the pretrained one, a warning names what is not, and the seed decides about the new layer."""
+    whole = models.get_model("cnn", weights="DEFAULT").state_dict()
+    made = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        with pytest.warns(UserWarning, match=r"fc2\.bias is newly initialised for num_classes=3; fc2\.weight is newly"):
+            made.append(models.get_model("cnn", weights="DEFAULT", num_classes=3))
+
+    state = made[0].state_dict()
+    assert made[0](torch.zeros(2, 1, 28, 28)).shape == (2, 3)
+    assert all(torch.equal(state[key], whole[key]) for key in whole if not key.startswith("fc2"))
+    assert torch.equal(state["fc2.weight"], made[1].state_dict()["fc2.weight"])
+
+
+def test_more_channels_share_what_the_first_layer_has_learned() -> None:
+    """A grey image in three equal channels gets the logits that it had."""
+    images = torch.rand(4, 1, 28, 28)
+    with pytest.warns(UserWarning, match=r"conv1\.weight spreads the sum over its 1 input channels over 3"):
+        coloured = models.get_model("cnn", weights="DEFAULT", in_channels=3)
+
+    logits = models.get_model("cnn", weights="DEFAULT")(images)
+    torch.testing.assert_close(coloured(images.expand(-1, 3, -1, -1)), logits, rtol=1e-4, atol=1e-4)  # other sums
+
+
+def test_weights_for_the_config_of_the_card_are_used_whole() -> None:
+    """Naming an argument that the card has too is no change, and nothing is warned of."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        models.get_model("cnn", weights="DEFAULT", num_classes=10, channels=[10, 20])
+
+
+@pytest.mark.parametrize(
+    ("config", "error", "message"),
+    [
+        ({"hidden": 60}, ValueError, r"do not fit 'cnn' with hidden=60: fc1\.bias has shape \(60,\)"),
+        ({"channels": (10, 20, 30)}, ValueError, r"conv3\.bias is not in the weights"),
+        ({"hiden": 60}, TypeError, "unknown argument 'hiden'; did you mean 'hidden'"),
+    ],
+    ids=["width", "layers", "unknown"],
+)
+def test_what_the_weights_do_not_fit_is_refused(config: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        models.get_model("cnn", weights="DEFAULT", **config)
+
+
+# What goes in
+
+
+def test_transforms_do_what_the_data_does() -> None:
+    """Raw images become what `Images` gives, bit for bit; as a first module they go before the model."""
+    _, test = data.fashion_mnist_mini()
+    card = models.get_weights("cnn")[0]
+    transforms, model = card.transforms(), models.get_model("cnn", weights="DEFAULT")
+
+    assert torch.equal(transforms(test.images), test.inputs)
+    assert torch.equal(nn.Sequential(transforms, model)(test.images[:8]), model(test.inputs[:8]))
+
+
+def test_transforms_scale_images_of_other_sizes() -> None:
+    transforms = models.get_weights("cnn")[0].transforms()
+    images = torch.full((2, 1, 90, 60), 51, dtype=torch.uint8)
+
+    torch.testing.assert_close(transforms(images), torch.full((2, 1, 28, 28), 0.2))
+
+
+@pytest.mark.parametrize(
+    ("images", "error", "message"),
+    [
+        (torch.zeros(2, 1, 28, 28), TypeError, r"images must be uint8 \(0 to 255\), got torch\.float32"),
+        (torch.zeros(2, 3, 28, 28, dtype=torch.uint8), ValueError, r"shape \(2, 3, 28, 28\), but .* \(N, 1, H, W\)"),
+        (torch.zeros(28, 28, dtype=torch.uint8), ValueError, r"shape \(28, 28\), but this model needs \(N, 1, H, W\)"),
+    ],
+    ids=["float", "colour", "one"],
+)
+def test_transforms_refuse_what_they_cannot_turn(images: torch.Tensor, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        models.get_weights("cnn")[0].transforms()(images)
+
+
+# The commands
+
+
+def test_verify_looks_at_all_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify"]) == 0
+
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in printed] == [str(card) for card in CARDS]
+    assert all("golden outputs within" in line and "SHA-256" in line for line in printed)
+
+
+@pytest.mark.parametrize("name", ["cnn", "cnn/fashion_mnist"])
+def test_verify_looks_at_those_that_are_named(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", name, "--json"]) == 0
+
+    checked = json.loads(capsys.readouterr().out.splitlines()[-1])["verified"]
+    assert {entry["weights"].partition("/")[0] for entry in checked} == {"cnn"}
+    assert len(checked) == (1 if "/" in name else len(models.get_weights("cnn")))
+
+
+def test_verify_needs_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", "stacked_rnn"]) == 2
+    assert "'stacked_rnn' has no weights; `torchbasics list` shows which have" in capsys.readouterr().err
+
+
+def damage_file(folder: Path) -> None:
+    with (folder / "cnn-fashion_mnist.safetensors").open("ab") as file:
+        file.write(b" ")
+
+
+def damage_golden(folder: Path) -> None:
+    with (folder / "cnn-fashion_mnist.golden.safetensors").open("ab") as file:
+        file.write(b" ")
+
+
+def swap_weights(folder: Path) -> None:
+    """Put an untrained model in the place of the trained, and make the card fit."""
+    path = folder / "cnn-fashion_mnist.safetensors"
+    io.save(CNNModel(), path)
+    facts = {"sha256": _weights.sha256_of(path), "size": path.stat().st_size}
+    edit_card(folder, "cnn-fashion_mnist", lambda card: card.update(facts))
+
+
+def boast(folder: Path) -> None:
+    edit_card(folder, "cnn-fashion_mnist", lambda card: card["metrics"].update(mini_accuracy=0.99))
+
+
+def miscount(folder: Path) -> None:
+    edit_card(folder, "cnn-fashion_mnist", lambda card: card.update(parameters=54_839))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (damage_file, "its SHA-256 is"),
+        (damage_golden, "golden.safetensors' is not the file that its card describes"),
+        (swap_weights, "golden outputs differ by"),
+        (boast, "the card says 0.9900"),
+        (miscount, "the card says 54839 parameters"),
+    ],
+)
+def test_verify_sees_what_is_not_as_the_card_says(
+    own_folder: Path, damage: Any, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Positive controls: each check turns red."""
+    damage(own_folder)
+
+    assert main(["verify", "cnn"]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_list_and_info_say_what_the_cards_say(capsys: pytest.CaptureFixture[str]) -> None:
+    card = models.get_weights("cnn")[0]
+    assert main(["list"]) == 0
+    assert f"- cnn/fashion_mnist: test accuracy {card.metrics['accuracy']:.4g}; 54,840" in capsys.readouterr().out
+    assert main(["info", "cnn"]) == 0
+    printed = capsys.readouterr().out
+    assert card.sha256 in printed
+    assert f"{card.metrics['seeds']['mean']:.4f} ± {card.metrics['seeds']['sd']:.4f}" in printed
+    assert main(["info", "cnn/fashion_mnist", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told == json.loads(card.path.with_suffix(".json").read_text(encoding="utf-8"))
+
+
+def test_predict_asks_the_pretrained_network_where_none_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same answers with its name in front; nothing but a name is refused."""
+    from PIL import Image
+
+    _, test = data.fashion_mnist_mini()
+    trousers = int((test.targets == 1).nonzero()[0])
+    picture = str(tmp_path / "trousers.png")
+    Image.fromarray(test.images[trousers, 0].numpy()).save(picture)
+    assert main(["predict", picture]) == 0
+    first = capsys.readouterr().out
+    assert main(["predict", "cnn/fashion_mnist", picture]) == 0
+
+    assert capsys.readouterr().out == first
+    assert first.startswith(f"{picture}: Trouser ")
+    assert main(["predict", "cnn"]) == 2
+    assert "no images to look at, got 'cnn' alone; give PNG or JPEG files" in capsys.readouterr().err
+
+
+def test_evaluate_takes_the_name_of_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "cnn", "--data", "mini", "--json"]) == 0
+
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told["accuracy"] == pytest.approx(models.get_weights("cnn")[0].metrics["mini_accuracy"], abs=0.002)
+
+
+# Making weights, and making them again
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of weights that scripts/make_weights.py made from few images: one of them taught by the other."""
+    folder = tmp_path_factory.mktemp("made")
+    make = script("make_weights")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(_weights, "FOLDER", folder / "weights")
+        patch.setattr(data, "fashion_mnist", few)
+        patch.setattr(sys, "argv", ["make_weights.py", "cnn/teacher", "cnn/fashion_mnist", "--seeds", "0", "1"])
+        small = make.SPECS["cnn/fashion_mnist"]
+        recipe = small["recipe"].replace(epochs=1)
+        teacher = {"weights": "cnn/teacher", "shift": 1, "precision": "bfloat16"}
+        taught = {**small, "recipe": recipe, "teacher": teacher}
+        alone = {**small, "recipe": recipe, "teacher": None, "default": False, "config": {"hidden": 20}}
+        patch.setattr(make, "SPECS", {"cnn/teacher": alone, "cnn/fashion_mnist": taught})
+        make.main()
+    return folder / "weights"
+
+
+def few(root: Any = None, **options: Any) -> tuple[data.Images, data.Images]:
+    """Stand in for the 70,000 images with 1,000 of the packaged ones; files by the official names have to be whole."""
+    train, test = data.fashion_mnist_mini()
+    return train[::5], test
+
+
+def reproduce(made: Path, here: Path, monkeypatch: pytest.MonkeyPatch, name: str, *arguments: str) -> int:
+    """Run ``torchbasics reproduce`` with those weights; return its exit code."""
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(_weights, "FOLDER", made)
+    monkeypatch.setattr(data, "fashion_mnist", few)
+    return main(["reproduce", name, "--json", *arguments])
+
+
+@pytest.mark.parametrize("name", ["cnn/teacher", "cnn/fashion_mnist"])
+def test_weights_are_reproduced_bit_by_bit(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """From the card alone, in another folder: the same file."""
+    code = reproduce(made, tmp_path, monkeypatch, name)
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    assert code == 0
+    assert report["same_bits"]
+    assert Path(report["file"]).read_bytes() == _weights.find_named(name).path.read_bytes()
+
+
+class Interrupt:
+    """Sends SIGTERM at the third update."""
+
+    def on_step(self, state: State) -> None:
+        if state.step == 3:
+            signal.raise_signal(signal.SIGTERM)
+
+
+def test_reproducing_goes_on_where_a_signal_ended_it(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first call ends with 143 and writes no model; the second ends on the bits of the card."""
+
+    def interrupted(*arguments: Any, callbacks: Any, **options: Any) -> History:
+        return fit(*arguments, callbacks=[*callbacks, Interrupt()], **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_reproduce, "fit", interrupted)
+        with pytest.raises(SystemExit) as e:
+            reproduce(made, tmp_path, patch, "cnn/teacher")
+    assert e.value.code == 143
+    assert "the same command goes on" in capsys.readouterr().err
+    assert not list(tmp_path.glob("runs/*/*.safetensors"))
+
+    assert reproduce(made, tmp_path, monkeypatch, "cnn/teacher") == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["same_bits"]
+
+
+def test_another_seed_gives_other_weights(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = reproduce(made, tmp_path, monkeypatch, "cnn/teacher", "--seed", "1")
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    second = _weights.find_named("cnn/teacher").metrics["seeds"]["values"][1]
+
+    assert code == 0
+    assert not report["same_bits"]
+    assert report["accuracy"] == second
+
+
+def test_an_accuracy_that_is_not_found_again_is_an_error(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Positive control: a card that promises more than its recipe gives."""
+    folder = tmp_path / "weights"
+    shutil.copytree(made, folder)
+    edit_card(folder, "cnn-teacher", lambda card: card["metrics"].update(accuracy=card["metrics"]["accuracy"] + 0.01))
+
+    assert reproduce(folder, tmp_path, monkeypatch, "cnn/teacher") == 2
+    assert "is not within 0.003 of the card's" in capsys.readouterr().err
+
+
+def test_reproducing_takes_what_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+    """Unknown weights and missing data are told in a line."""
+    assert main(["reproduce", "stacked_rnn"]) == 2
+    assert "'stacked_rnn' has no weights" in capsys.readouterr().err
