@@ -126,9 +126,11 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_list_has_a_line_for_each_model(capsys: pytest.CaptureFixture[str]) -> None:
-    """The registry is what is listed."""
+    """The registry is what is listed; weights stand below their model."""
     assert main(["list"]) == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == models.list_models()
+    lines = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert [first for first in lines if first != "-"] == models.list_models()
+    assert lines.count("-") == sum(len(models.get_weights(name)) for name in models.list_models())
     assert main(["list", "--json"]) == 0
     assert [m["name"] for m in json.loads(capsys.readouterr().out)["models"]] == models.list_models()
 

@@ -110,7 +110,7 @@ def get_weights(name: str) -> tuple[Weights, ...]:
         ValueError: no model has this name.
 
     >>> [card.name for card in get_weights("cnn")]
-    ['fashion_mnist', 'fashion_mnist_wide']
+    ['fashion_mnist']
     >>> get_weights("cnn")[0].classes[:2]
     ('T-shirt/top', 'Trouser')
     """

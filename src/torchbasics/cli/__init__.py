@@ -33,7 +33,7 @@ torchbasics evaluate runs/cnn/model.safetensors
 torchbasics evaluate cnn --data fashion_mnist   # the pretrained one
 torchbasics predict shoe.png --invert           # by the pretrained cnn
 torchbasics predict runs/cnn/model.safetensors shoe.png
-torchbasics generate dcgan -n 64 -o grid.png
+torchbasics generate runs/dcgan/model.safetensors -n 64 -o grid.png
 torchbasics inspect runs/cnn/model.safetensors
 torchbasics convert weights.pt weights.safetensors   # a state_dict of torch.save; nothing in it is run
 torchbasics convert --key state_dict checkpoint.pt weights.safetensors

@@ -21,9 +21,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(Recipe(seed=args.seed).seed or 0)
     model: Any = read_model(args.file)[0]
     if not hasattr(model, "sample"):
-        raise ValueError(
-            f"{args.file!r} holds a {type(model).__name__}, which draws no images; give 'dcgan', or a saved one"
-        )
+        raise ValueError(f"{args.file!r} holds a {type(model).__name__}, which draws no images; give a saved 'dcgan'")
     figure = plot.images(model.sample(number, generator=generator))
     with _files.atomic_write(args.out) as file:
         figure.savefig(file, format=Path(args.out).suffix[1:] or "png", dpi=150)
