@@ -126,8 +126,10 @@ def wanted(root: Path = ROOT) -> dict[Path, str]:
     """Return what each file is to contain."""
     cards = _weights.all_cards()
     readme = root / "README.md"
-    before, _, rest = readme.read_text(encoding="utf-8").partition(START)
-    _, _, after = rest.partition(END)
+    before, start, rest = readme.read_text(encoding="utf-8").partition(START)
+    _, end, after = rest.partition(END)
+    if not start or not end:
+        raise ValueError(f"{readme} needs the lines {START.strip()} and {END} around its table of weights")
     index = f"# Pretrained weights\n\n{table(cards, links='')}"
     pages = {root / "docs/weights" / f"{slug(card)}.md": page(card) for card in cards}
     return {

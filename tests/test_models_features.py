@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -214,3 +215,14 @@ def test_repr_names_the_layers() -> None:
     text = repr(models.features(models.MLP(2, (), 2), "net.0"))
 
     assert text.startswith("Features(\n  'net.0'\n  (model): MLP(")
+
+
+def test_threads_do_not_see_each_others_calls() -> None:
+    """Several at once get what one gets."""
+    model = models.CNNModel().eval()
+    inputs = torch.rand(20, 2, 1, 28, 28)
+    expected = [models.features(model, "fc1")(images) for images in inputs]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(models.features(model, "fc1"), inputs))
+
+    torch.testing.assert_close(found, expected)  # a thread of another number of threads adds in another order

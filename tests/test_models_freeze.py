@@ -234,3 +234,31 @@ def test_a_model_that_is_frozen_as_a_whole_is_not_trained() -> None:
         fit(model, images(), epochs=1, progress=False)
     assert isinstance(model.net, nn.Sequential)
     assert isinstance(model(images(2).inputs), Tensor)
+
+
+@pytest.mark.parametrize(
+    "wrap", [torch.nn.utils.parametrizations.weight_norm, torch.nn.utils.parametrizations.spectral_norm]
+)
+def test_a_parametrized_head_is_trained_whole(wrap: Any) -> None:
+    """Its bias, and what its weight is made from."""
+    model = models.freeze(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), wrap(nn.Linear(8, 2))))
+
+    assert {n.partition(".")[0] for n, p in model.named_parameters() if p.requires_grad} == {"2"}
+    assert all(p.requires_grad for p in model[2].parameters())
+
+
+def test_a_lazy_head_is_a_head() -> None:
+    """Its weight has no dimensions yet."""
+    model = models.freeze(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.LazyLinear(2)))
+
+    assert [n for n, p in model.named_parameters() if p.requires_grad] == ["2.weight", "2.bias"]
+
+
+def test_a_head_that_shares_its_weight_has_to_be_named() -> None:
+    """Frozen before the head, it would be frozen in it."""
+    model = nn.Sequential(nn.Embedding(5, 8), nn.Linear(8, 8), nn.Linear(8, 5, bias=False))
+    model[2].weight = model[0].weight
+
+    with pytest.raises(ValueError, match="the head of Sequential shares a parameter with a layer before it; name the"):
+        models.freeze(model)
+    assert all(p.requires_grad for p in model.parameters())

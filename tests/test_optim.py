@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.overrides import TorchFunctionMode
 
-from torchbasics.training import fit
+from torchbasics.training import _optim, fit
 from torchbasics.training._metrics import Accuracy, metric_state
 from torchbasics.training._optim import clear_gradients, run_backward, step
 
@@ -209,6 +209,17 @@ def test_the_log_of_the_way_back_is_written_on_request(caplog: pytest.LogCapture
         run_backward(torch.ones((), requires_grad=True) * 2)
 
     assert "MulBackward0" in caplog.text
+
+
+def test_the_way_back_is_torchs_own_where_cuda_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss may have come from there."""
+    calls: list[Any] = []
+    monkeypatch.setattr(_optim, "_on_cuda", lambda: True)
+    monkeypatch.setattr(torch.autograd, "backward", calls.append)
+    loss = torch.ones((), requires_grad=True) * 2
+    run_backward(loss)
+
+    assert calls == [loss]
 
 
 @pytest.mark.parametrize(

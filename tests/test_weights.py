@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shutil
 import signal
 import statistics
@@ -207,6 +208,21 @@ def test_unknown_weights_are_answered_with_the_nearest() -> None:
         models.get_model("cnn", weights="fashion_mnst")
 
 
+def test_a_card_is_no_name() -> None:
+    """The way out is named, in a line; a card can be a key."""
+    card = models.get_weights("cnn")[0]
+
+    with pytest.raises(TypeError, match=r"^weights must be a name, got Weights; of a card, give card\.name$"):
+        models.get_model("cnn", weights=card)  # type: ignore[call-overload]  # what is refused
+    assert {card: 1}[models.get_weights("cnn")[0]] == 1
+
+
+def test_a_layer_of_another_size_is_no_head() -> None:
+    """A first layer of as many channels as there are classes is not made anew."""
+    with pytest.raises(ValueError, match=r"conv1\.weight has shape \(7, 1, 5, 5\)"):
+        models.get_model("cnn", weights="DEFAULT", num_classes=5, channels=(7, 20))
+
+
 def test_a_model_without_weights_says_so() -> None:
     assert models.get_weights("stacked_rnn") == ()
     with pytest.raises(ValueError, match="'stacked_rnn' has no weights, got weights='DEFAULT'; leave it out for an"):
@@ -372,7 +388,7 @@ def miscount(folder: Path) -> None:
         (damage_golden, "golden.safetensors' is not the file that its card describes"),
         (swap_weights, "golden outputs differ by"),
         (boast, "the card says 0.9900"),
-        (miscount, "the card says 54839 parameters"),
+        (miscount, "the card says 54839 parameters in 220584 bytes, but there are 54840 in 220584"),
     ],
 )
 def test_verify_sees_what_is_not_as_the_card_says(
@@ -396,6 +412,27 @@ def test_list_and_info_say_what_the_cards_say(capsys: pytest.CaptureFixture[str]
     assert main(["info", "cnn/fashion_mnist", "--json"]) == 0
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert told == json.loads(card.path.with_suffix(".json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("command", ["info mlp", "verify mlp", "evaluate mlp", "reproduce mlp"])
+def test_a_command_names_what_has_weights(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(command.split()) == 2
+    assert "'mlp' has no weights; `torchbasics list` shows which have" in capsys.readouterr().err
+
+
+def test_a_path_that_is_not_there_is_called_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "cnn/best"]) == 2
+    assert "there is no file 'cnn/best', and unknown weights of 'cnn' 'best'" in capsys.readouterr().err
+
+
+def test_a_terminal_without_signs_gets_an_answer() -> None:
+    """A sign that an encoding lacks becomes a question mark."""
+    variables = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "torchbasics", "info", "cnn"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=variables)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert " ? 0.00" in done.stdout
 
 
 def test_predict_asks_the_pretrained_network_where_none_is_named(
@@ -503,9 +540,34 @@ def test_reproducing_goes_on_where_a_signal_ended_it(
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["same_bits"]
 
 
+def test_reproducing_again_trains_again(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an earlier call has left in the folder is not taken for the result."""
+    updates: list[int] = []
+
+    def counted(*arguments: Any, callbacks: Any, **options: Any) -> History:
+        history = fit(*arguments, callbacks=[*callbacks, counter], **options)
+        updates.append(counter.steps)
+        return history
+
+    counter = Counter()
+    monkeypatch.setattr(_reproduce, "fit", counted)
+    assert [reproduce(made, tmp_path, monkeypatch, "cnn/teacher") for _ in range(2)] == [0, 0]
+    assert updates == [8, 16]
+
+
+class Counter:
+    """Counts updates."""
+
+    steps = 0
+
+    def on_step(self, state: State) -> None:
+        self.steps += 1
+
+
 def test_another_seed_gives_other_weights(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    reproduce(made, tmp_path, monkeypatch, "cnn/teacher")
     code = reproduce(made, tmp_path, monkeypatch, "cnn/teacher", "--seed", "1")
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     second = _weights.find_named("cnn/teacher").metrics["seeds"]["values"][1]

@@ -72,6 +72,9 @@ class Weights:
     def __str__(self) -> str:
         return f"{self.model}/{self.name}"
 
+    def __hash__(self) -> int:
+        return hash(self.sha256)
+
     @property
     def path(self) -> Path:
         """The file: a whole model, as `torchbasics.io.save` writes it."""
@@ -123,8 +126,11 @@ def find(model: str, weights: str = DEFAULT) -> Weights:
     """Return the card of the *weights* of *model*.
 
     Raises:
+        TypeError: *weights* is no name.
         ValueError: no model has this name, or it has no such weights.
     """
+    if not isinstance(weights, str):
+        raise TypeError(f"weights must be a name, got {type(weights).__name__}; of a card, give card.name")
     cards = get_weights(model)
     if not cards:
         raise ValueError(f"{model!r} has no weights, got weights={weights!r}; leave it out for an untrained model")
@@ -135,8 +141,14 @@ def find(model: str, weights: str = DEFAULT) -> Weights:
 
 
 def find_named(name: str) -> Weights:
-    """Return the card of the weights *name*: "MODEL" for its default, or "MODEL/WEIGHTS"; the errors are of `find`."""
+    """Return the card of the weights *name*: "MODEL" for its default, or "MODEL/WEIGHTS".
+
+    Raises:
+        ValueError: no model has this name, or it has no such weights.
+    """
     model, _, weights = name.partition("/")
+    if not get_weights(model):
+        raise ValueError(f"{model!r} has no weights; `torchbasics list` shows which have")
     return find(model, weights or DEFAULT)
 
 

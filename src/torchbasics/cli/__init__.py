@@ -8,6 +8,7 @@ import importlib
 import io
 import json
 import sys
+import warnings
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torchbasics
@@ -64,7 +65,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: training was ended by a signal: 130 after Ctrl-C, 143 after SIGTERM; or a wrong argument: 2.
     """
-    args = make_parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # rather a ? than no answer where a sign cannot be written
+    with warnings.catch_warnings(record=True) as told:  # of packages whose models cannot be listed
+        warnings.simplefilter("always")
+        parser = make_parser()
+    for warning in told:
+        print(f"torchbasics: {warning.message}", file=sys.stderr)
+    args = parser.parse_args(arguments)
     args.line = list(sys.argv[1:] if arguments is None else arguments)
     try:
         # With --json, stdout is for the one object; the progress of training goes to stderr, other words nowhere.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,10 +34,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         FileNotFoundError: the data is not there.
     """
     card = _weights.find_named(args.name)
-    seed = card.training["recipe"]["seed"] if args.seed is None else args.seed
-    folder = Path(args.out or f"runs/reproduce-{card.model}-{card.name}")
+    own = card.training["recipe"]["seed"]
+    seed = own if args.seed is None else args.seed
+    suffix = "" if seed == own else f"-seed-{seed}"
+    folder = Path(args.out or f"runs/reproduce-{card.model}-{card.name}{suffix}")
+    checkpoint = folder / "checkpoint"  # for a run that is interrupted; the next one begins anew
     train, test = data.fashion_mnist(args.root)
-    model = retrain(card.model, card.config, card.training, train, seed=seed, checkpoint=folder / "checkpoint")
+    model = retrain(card.model, card.config, card.training, train, seed=seed, checkpoint=checkpoint)
+    shutil.rmtree(checkpoint)
     path = folder / "model.safetensors"
     save(model, path, train)
     report = {"weights": str(card), "seed": seed, "file": str(path), "sha256": _weights.sha256_of(path)}
@@ -46,7 +51,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         result = evaluate(model, test)
         expected = card.metrics["accuracy"]
         print(f"test accuracy {result['accuracy']:.4f}, the card says {expected:.4f}")
-        if seed == card.training["recipe"]["seed"] and abs(result["accuracy"] - expected) > SPARE:
+        if seed == own and abs(result["accuracy"] - expected) > SPARE:
             raise ValueError(
                 f"{card}: accuracy {result['accuracy']:.4f} is not within {SPARE} of the card's {expected}"
             )

@@ -26,12 +26,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         ValueError: there are no such weights, or something is not as the card says.
     """
+    cards = (_weights.find_named(args.name),) if args.name else _weights.all_cards()
     if args.name and "/" not in args.name:
         cards = _weights.get_weights(args.name)
-        if not cards:
-            raise ValueError(f"{args.name!r} has no weights; `torchbasics list` shows which have")
-    else:
-        cards = (_weights.find_named(args.name),) if args.name else _weights.all_cards()
     checked = []
     for card in cards:
         found = verify(card)
@@ -50,8 +47,10 @@ def verify(card: _weights.Weights) -> dict[str, str]:
     model: nn.Module = get_model(card.model, weights=card.name)
     found = {"sha256": f"SHA-256 {card.sha256[:12]}..."}
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    if parameters != card.parameters or card.path.stat().st_size != card.size:
-        raise ValueError(f"{card}: the card says {card.parameters} parameters in {card.size} bytes, not {parameters}")
+    size = card.path.stat().st_size
+    if (parameters, size) != (card.parameters, card.size):
+        said = f"{card.parameters} parameters in {card.size} bytes"
+        raise ValueError(f"{card}: the card says {said}, but there are {parameters} in {size}")
     found["parameters"] = f"{parameters:,} parameters"
     difference = _golden(card, model)
     if not difference <= TOLERANCE:

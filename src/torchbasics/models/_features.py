@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from contextlib import nullcontext
 from typing import Any
 
@@ -45,8 +46,11 @@ class Features(nn.Module):
     def _run(self, *inputs: Any, **keywords: Any) -> Any:
         seen: dict[nn.Module, list[Any]] = {find_layer(self.model, name): [] for name in self.layers}
 
+        thread = threading.get_ident()
+
         def keep(layer: nn.Module, _inputs: Any, output: Any) -> None:
-            seen[layer].append(_copied(output))
+            if threading.get_ident() == thread:  # another may be running the model as well
+                seen[layer].append(_copied(output))
 
         handles = [layer.register_forward_hook(keep) for layer in seen]
         compiled = "torch._dynamo" in sys.modules

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from torch import nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import is_parametrized
 
 from torchbasics._model import unwrapped
 from torchbasics.models._layers import find_layer
@@ -26,7 +28,8 @@ def freeze(model: M, *layers: str) -> M:
             the head, the last layer with a weight of two or more dimensions.
 
     Raises:
-        ValueError: *model* has no layer of that name; or none is given, and nothing is before the head.
+        ValueError: *model* has no layer of that name; or none is given, and nothing is before the head, or something
+            that shares its parameters.
 
     References:
         Keras does the same: https://keras.io/guides/transfer_learning, on batch norm with ``trainable = False``.
@@ -49,11 +52,27 @@ def freeze(model: M, *layers: str) -> M:
 
 def _before_head(model: nn.Module) -> list[nn.Module]:
     parts = list(model.modules())
-    heads = [i for i, part in enumerate(parts) if any(p.ndim > 1 for p in part.parameters(recurse=False))]
+    inside = {inner for part in parts if is_parametrized(part) for inner in part.parametrizations.modules()}  # type: ignore[union-attr]  # it has them
+    heads = [i for i, part in enumerate(parts) if part not in inside and any(map(_is_weight, _own(part)))]
     before = parts[: heads[-1]] if heads else []
-    if not any(True for part in before for _ in part.parameters(recurse=False)):
+    held = {parameter for part in before for parameter in part.parameters(recurse=False)}
+    if not held:
         raise ValueError(f"{type(model).__name__} has no layer before its head that could be frozen; name the layers")
+    if held & set(_own(parts[heads[-1]])):
+        raise ValueError(
+            f"the head of {type(model).__name__} shares a parameter with a layer before it; name the layers"
+        )
     return before
+
+
+def _own(part: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters of *part* itself, and those that a parametrization, such as weight norm, has taken over."""
+    taken = part.parametrizations.parameters() if is_parametrized(part) else ()  # type: ignore[union-attr]  # it has them
+    return [*part.parameters(recurse=False), *taken]
+
+
+def _is_weight(parameter: Any) -> bool:
+    return bool(is_lazy(parameter) or parameter.ndim > 1)
 
 
 def _stay(part: nn.Module, _inputs: Any) -> None:

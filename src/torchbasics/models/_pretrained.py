@@ -61,7 +61,12 @@ def _adapted(
     """Return the tensor for a model of another size, and what was done; "" where nothing can be."""
     same = old.ndim == new.ndim
     for head in HEADS:
-        if head in now and same and old.shape[1:] == new.shape[1:] and len(old) == before[head]:
+        if (
+            head in now
+            and same
+            and old.shape[1:] == new.shape[1:]
+            and (len(old), len(new)) == (before[head], now[head])
+        ):
             return new, f"{name} is newly initialised for {head}={now[head]!r}"
     spread = same and old.ndim == 4 and len(old) == len(new) and old.shape[2:] == new.shape[2:]
     if STEM in now and spread and old.shape[1] == before[STEM]:

@@ -34,6 +34,7 @@ SCHEDULES: dict[str, Callable[..., LRScheduler]] = {
 
 
 _ZERO_GRAD = Optimizer.zero_grad
+_on_cuda: Callable[[], bool] = torch.cuda.is_initialized  # whether this process uses it
 _REAL = frozenset({torch.float32, torch.float64})
 _logs = logging.getLogger("torch.autograd.graph").isEnabledFor  # then torch tells of each node
 _WRAPPER = Optimizer.profile_hook_step(lambda self: None).__code__  # of what torch puts around each optimizer's step
@@ -98,7 +99,8 @@ def run_backward(loss: Tensor) -> None:
     """
     plain = type(loss) is Tensor and loss.is_cpu and loss.ndim == 0 and loss.dtype in _REAL and loss.requires_grad
     watched = torch._C._are_functorch_transforms_active() or torch._C._len_torch_function_stack()
-    if not plain or watched or _logs(logging.DEBUG):
+    # A loss that was brought from a device has a way back there, on a thread that needs what torch prepares.
+    if not plain or watched or _logs(logging.DEBUG) or _on_cuda():
         torch.autograd.backward(loss)
         return
     torch.autograd.Variable._execution_engine.run_backward(
