@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -218,11 +219,20 @@ def test_repr_names_the_layers() -> None:
 
 
 def test_threads_do_not_see_each_others_calls() -> None:
-    """Several at once get what one gets."""
+    """Several at once get what one gets, and torch compiles afterwards as before."""
+    importlib.import_module("torch._dynamo")
     model = models.CNNModel().eval()
     inputs = torch.rand(20, 2, 1, 28, 28)
     expected = [models.features(model, "fc1")(images) for images in inputs]
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(models.features(model, "fc1"), inputs))
-
     torch.testing.assert_close(found, expected)  # a thread of another number of threads adds in another order
+
+    compiled: list[Any] = []
+
+    def backend(graph: Any, _: Any) -> Any:
+        compiled.append(graph)
+        return graph.forward
+
+    torch.compile(nn.Hardtanh(), backend=backend)(torch.ones(2))
+    assert compiled

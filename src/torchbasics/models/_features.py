@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import sys
 import threading
-from contextlib import nullcontext
-from typing import Any
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from torchbasics._model import unwrapped
 from torchbasics.models._layers import find_layer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_stance = threading.RLock()  # it is the whole process's: two threads at once would put back each other's
 
 
 class Features(nn.Module):
@@ -56,7 +61,7 @@ class Features(nn.Module):
         compiled = "torch._dynamo" in sys.modules
         try:
             # Code that was compiled before does not see the hooks.
-            with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
+            with _eager() if compiled else nullcontext():
                 self.model(*inputs, **keywords)
         finally:
             for handle in handles:
@@ -101,6 +106,13 @@ def features(model: nn.Module, *layers: str) -> Features:
     for name in layers:
         find_layer(unwrapped(model), name)
     return Features(model, layers)
+
+
+@contextmanager
+def _eager() -> Iterator[None]:
+    """Run what was compiled as it was written."""
+    with _stance, torch.compiler.set_stance("force_eager"):
+        yield
 
 
 def _copied(value: Any) -> Any:
