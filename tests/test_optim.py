@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import logging
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
-from torch.overrides import TorchFunctionMode
+from torch.overrides import BaseTorchFunctionMode
 
 from torchbasics.training import _optim, fit
 from torchbasics.training._metrics import Accuracy, metric_state
@@ -174,52 +175,27 @@ def test_the_short_way_back_gives_the_same_gradients(dtype: torch.dtype) -> None
     assert all(torch.equal(a, b) for a, b in zip(short, whole, strict=True))
 
 
-class Watched(TorchFunctionMode):
-    """Notes which functions are called."""
-
-    def __init__(self) -> None:
-        self.seen: list[Any] = []
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.seen.append(func)
-        return func(*args, **(kwargs or {}))
+class OwnTensor(torch.Tensor):
+    """A kind of tensor of somebody's own."""
 
 
-def test_the_way_back_is_torchs_own_where_somebody_watches() -> None:
-    """A mode sees ``torch.autograd.backward``, a subclass of Tensor takes it over, a log tells of each node."""
-    loss = torch.ones((), requires_grad=True) * 2
-    with Watched() as mode:
-        run_backward(loss)
-    assert torch.autograd.backward in mode.seen
-
-    class Own(torch.Tensor):
-        calls = 0
-
-        @classmethod
-        def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            cls.calls += func is torch.autograd.backward
-            return super().__torch_function__(func, types, args, kwargs or {})  # type: ignore[no-untyped-call]  # torch's
-
-    run_backward(torch.ones((), requires_grad=True).as_subclass(Own) * 2)
-    assert Own.calls == 1
-
-
-def test_the_log_of_the_way_back_is_written_on_request(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.DEBUG, "torch.autograd.graph"):
-        run_backward(torch.ones((), requires_grad=True) * 2)
-
-    assert "MulBackward0" in caplog.text
-
-
-def test_the_way_back_is_torchs_own_where_cuda_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The loss may have come from there."""
+@pytest.mark.parametrize("watch", ["mode", "subclass", "log", "cuda", "nobody"])
+def test_the_way_back_is_torchs_own_where_somebody_watches(
+    watch: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A mode and a subclass may take it over, a log tells of each node, and a loss may have come from CUDA."""
     calls: list[Any] = []
-    monkeypatch.setattr(_optim, "_on_cuda", lambda: True)
     monkeypatch.setattr(torch.autograd, "backward", calls.append)
     loss = torch.ones((), requires_grad=True) * 2
-    run_backward(loss)
+    if watch == "subclass":
+        loss = loss.as_subclass(OwnTensor)
+    if watch == "cuda":
+        monkeypatch.setattr(_optim, "_on_cuda", lambda: True)
+    logged = caplog.at_level(logging.DEBUG, "torch.autograd.graph") if watch == "log" else nullcontext()
+    with BaseTorchFunctionMode() if watch == "mode" else nullcontext(), logged:
+        run_backward(loss)
 
-    assert calls == [loss]
+    assert len(calls) == (watch != "nobody")
 
 
 @pytest.mark.parametrize(
