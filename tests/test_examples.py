@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-from torchbasics import models
-
 ROOT = Path(__file__).parents[1]
 
 pytest.importorskip("sklearn", reason="the example's data comes with scikit-learn")
@@ -51,7 +49,6 @@ def test_no_test_image_is_trained_on(example: Any) -> None:
     assert example.choose(images, 0, 0, 180).targets.bincount().tolist() == [178, 180, 177, *[180] * 4, 179, 174, 180]
 
 
-@pytest.mark.skipif(not models.get_weights("cnn"), reason="the weights of cnn are not in this checkout")
 def test_fine_tuning_prints_a_table_and_draws_it(
     example: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
