@@ -57,6 +57,8 @@ def page(card: _weights.Weights) -> str:
     how = [("command", f"`{training['command']}`")]
     if training["teacher"] is not None:
         how += [("teacher", f"`{training['teacher']['weights']}`, shifts of {training['teacher']['shift']} pixel")]
+    if training["batch_norm"]:
+        how += [("batch norm", "one after each convolution while it learned, then made a part of the convolution")]
     how += [
         ("processor time", f"{training['seconds']:,.0f} s in {training['threads']} thread ({training['cpu']})"),
         ("torch", f"`{training['torch']}`"),

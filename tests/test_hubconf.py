@@ -258,9 +258,9 @@ def test_keywords_reach_the_model() -> None:
 @pytest.mark.parametrize(
     ("keywords", "error", "message"),
     [
-        ({"hiden": 3}, TypeError, "unknown argument 'hiden'; did you mean 'hidden'"),
-        ({"weights": "nothing"}, ValueError, "'mlp' has no weights, got weights='nothing'"),
-        ({"pretrained": True}, ValueError, "'mlp' has no weights, got weights='DEFAULT'"),
+        ({"hiden_size": 3}, TypeError, "unknown argument 'hiden_size'; did you mean 'hidden_size'"),
+        ({"weights": "nothing"}, ValueError, "'stacked_rnn' has no weights, got weights='nothing'"),
+        ({"pretrained": True}, ValueError, "'stacked_rnn' has no weights, got weights='DEFAULT'"),
         ({"pretrained": True, "weights": "a"}, TypeError, "weights='a' and pretrained=True say the same; give one"),
     ],
     ids=["unknown", "weights", "pretrained", "both"],
@@ -268,4 +268,4 @@ def test_keywords_reach_the_model() -> None:
 def test_keywords_that_mean_nothing_are_refused(keywords: dict[str, Any], error: type[Exception], message: str) -> None:
     """No keyword is passed over in silence."""
     with pytest.raises(error, match=message):
-        hub_load("mlp", **keywords)
+        hub_load("stacked_rnn", **keywords)

@@ -414,10 +414,12 @@ def test_list_and_info_say_what_the_cards_say(capsys: pytest.CaptureFixture[str]
     assert told == json.loads(card.path.with_suffix(".json").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("command", ["info mlp", "verify mlp", "evaluate mlp", "reproduce mlp"])
+@pytest.mark.parametrize(
+    "command", ["info stacked_rnn", "verify stacked_rnn", "evaluate stacked_rnn", "reproduce stacked_rnn"]
+)
 def test_a_command_names_what_has_weights(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(command.split()) == 2
-    assert "'mlp' has no weights; `torchbasics list` shows which have" in capsys.readouterr().err
+    assert "'stacked_rnn' has no weights; `torchbasics list` shows which have" in capsys.readouterr().err
 
 
 def test_a_path_that_is_not_there_is_called_one(capsys: pytest.CaptureFixture[str]) -> None:
@@ -479,7 +481,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         recipe = small["recipe"].replace(epochs=1)
         teacher = {"weights": "cnn/teacher", "shift": 1, "precision": "bfloat16"}
         taught = {**small, "recipe": recipe, "teacher": teacher}
-        alone = {**small, "recipe": recipe, "teacher": None, "default": False, "config": {"hidden": 20}}
+        alone = {
+            **small, "recipe": recipe, "teacher": None, "batch_norm": False, "default": False, "config": {"hidden": 20}
+        }  # fmt: skip
         patch.setattr(make, "SPECS", {"cnn/teacher": alone, "cnn/fashion_mnist": taught})
         make.main()
     return folder / "weights"
@@ -512,6 +516,20 @@ def test_weights_are_reproduced_bit_by_bit(
     assert Path(report["file"]).read_bytes() == _weights.find_named(name).path.read_bytes()
 
 
+def test_batch_norm_becomes_a_part_of_the_convolutions() -> None:
+    """The plain network gives what the one with batch norm gives in eval mode; without its statistics it would not."""
+    torch.manual_seed(0)
+    trained = CNNModel(batch_norm=True)
+    images = torch.rand(64, 1, 28, 28)
+    for _ in range(3):
+        trained(images)  # statistics of its own
+    plain = _reproduce.without_batch_norm(trained, CNNModel())
+
+    torch.testing.assert_close(plain(images), trained.eval()(images), rtol=1e-4, atol=1e-5)
+    assert plain.state_dict().keys() == CNNModel().state_dict().keys()
+    assert not torch.allclose(plain.conv1.weight, trained.conv1.weight)  # type: ignore[arg-type]  # they are tensors
+
+
 class Interrupt:
     """Sends SIGTERM at the third update."""
 
@@ -538,6 +556,17 @@ def test_reproducing_goes_on_where_a_signal_ended_it(
 
     assert reproduce(made, tmp_path, monkeypatch, "cnn/teacher") == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["same_bits"]
+
+
+def test_a_long_run_has_four_times_the_epochs(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It has a folder of its own, and is not held to the card's accuracy."""
+    assert reproduce(made, tmp_path, monkeypatch, "cnn/teacher", "--long") == 0
+
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert not report["same_bits"]
+    assert "-long/" in report["file"]
 
 
 def test_reproducing_again_trains_again(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

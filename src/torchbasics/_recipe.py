@@ -61,7 +61,7 @@ class Recipe:
     lr: float | None = field(default=None, metadata={"help": "learning rate; the peak where the schedule has one"})
     schedule: Any = field(default=None, metadata={"help": "onecycle, cosine, linear, constant"})
     step: Any = field(default=None, metadata={"help": "supervised or adversarial; the model's own when left out"})
-    augment: Any = field(default=None, metadata={"help": "change each batch: flip, shift"})
+    augment: Any = field(default=None, metadata={"help": "change each batch: flip, shift, shift1 (by one pixel)"})
     shuffle: bool = field(default=True, metadata={"help": "visit the samples in another order each epoch"})
     accumulate: int = field(
         default=1, metadata={"help": "parts into which the batch of one update is cut, to save memory"}

@@ -42,8 +42,9 @@ class Weights:
         data: What they were trained on: "name", "licence", "source".
         metrics: Measured once, on the test images: "accuracy", "loss", "per_class", "confusion", "calibration",
             "mini_accuracy" on the images in the package, "seeds"; and "command", which measures them again.
-        training: How they were made: "recipe", as `torchbasics.training.fit` takes it, "teacher", "threads", "seconds"
-            of processor time, "torch", "cpu"; and "command", which does it again.
+        training: How they were made: "recipe", as `torchbasics.training.fit` takes it, "batch_norm", whether one was
+            made a part of each convolution afterwards, "teacher", "threads", "seconds" of processor time, "torch",
+            "cpu"; and "command", which does it again.
         latency: Milliseconds of one thread, for batches of one and of many.
         limits: What they are not for.
         torch: The range of versions that they work with.
@@ -113,7 +114,7 @@ def get_weights(name: str) -> tuple[Weights, ...]:
         ValueError: no model has this name.
 
     >>> [card.name for card in get_weights("cnn")]
-    ['fashion_mnist']
+    ['fashion_mnist', 'fashion_mnist_wide']
     >>> get_weights("cnn")[0].classes[:2]
     ('T-shirt/top', 'Trouser')
     """

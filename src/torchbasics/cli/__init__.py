@@ -131,6 +131,7 @@ def _add_reproduce(command: argparse.ArgumentParser) -> None:
     command.add_argument("--root", metavar="FOLDER", help="where the files of the data are")
     command.add_argument("--seed", type=int, metavar="SEED", help="another one than the card's")
     command.add_argument("--out", metavar="FOLDER", help="where to save (default: runs/reproduce-MODEL-WEIGHTS)")
+    command.add_argument("--long", action="store_true", help="four times the epochs: more accurate, of other bits")
 
 
 def _add_check(command: argparse.ArgumentParser) -> None:

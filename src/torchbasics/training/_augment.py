@@ -11,8 +11,6 @@ from torch.nn import functional
 
 from torchbasics import _checks
 
-SHIFT = 2  # pixels
-
 
 def flip(images: Tensor) -> Tensor:
     """Mirror each image left to right with probability one half. Shapes: (N, C, H, W) -> (N, C, H, W)."""
@@ -20,11 +18,11 @@ def flip(images: Tensor) -> Tensor:
     return torch.where(mirrored[:, None, None, None], images.flip(3), images)
 
 
-def shift(images: Tensor) -> Tensor:
-    """Move each image by up to two pixels in each direction, zeros moving in. Shapes: (N, C, H, W) -> the same."""
+def shift(images: Tensor, pixels: int = 2) -> Tensor:
+    """Move each image by up to two *pixels* in each direction, zeros moving in. Shapes: (N, C, H, W) -> the same."""
     n, _, height, width = images.shape
-    padded = functional.pad(images, (SHIFT, SHIFT, SHIFT, SHIFT))
-    dy, dx = torch.randint(0, 2 * SHIFT + 1, (2, n)).to(images.device)
+    padded = functional.pad(images, (pixels,) * 4)
+    dy, dx = torch.randint(0, 2 * pixels + 1, (2, n)).to(images.device)
     rows = (dy[:, None] + torch.arange(height, device=images.device))[:, None, :, None]
     columns = (dx[:, None] + torch.arange(width, device=images.device))[:, None, None, :]
     samples = torch.arange(n, device=images.device)[:, None, None, None]
@@ -32,7 +30,12 @@ def shift(images: Tensor) -> Tensor:
     return padded[samples, channels, rows, columns]
 
 
-AUGMENTATIONS: dict[str, Callable[[Any], Any]] = {"flip": flip, "shift": shift}
+def shift1(images: Tensor) -> Tensor:
+    """Move each image by up to one pixel in each direction. Shapes: (N, C, H, W) -> the same."""
+    return shift(images, 1)
+
+
+AUGMENTATIONS: dict[str, Callable[[Any], Any]] = {"flip": flip, "shift": shift, "shift1": shift1}
 
 
 def make_augmentation(augment: Any) -> Callable[[Any], Any] | None:
