@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import (
     DataLoader,
     Dataset,
+    DistributedSampler,
     IterableDataset,
     RandomSampler,
     SequentialSampler,
@@ -24,7 +25,8 @@ from torch.utils.data import (
 
 from torchbasics import _checks
 from torchbasics._files import tensors_digest
-from torchbasics.data._batch import Batch, as_batch, as_inputs, as_tensor, each, leaves
+from torchbasics._world import ALONE, World
+from torchbasics.data._batch import Batch, as_batch, as_inputs, as_tensor, each, leaves, part
 from torchbasics.data._facts import DIGESTED, digest, loader_facts
 from torchbasics.data._images import Images
 from torchbasics.data._order import order, split
@@ -38,6 +40,7 @@ class Batches:
     """
 
     targets: Tensor | None = None  # all of them, where they lie in memory
+    world: World = ALONE  # the processes that share each batch
 
     def __init__(self, samples: int, *, batch_size: int, shuffle: bool, seed: int) -> None:
         if samples == 0:
@@ -53,8 +56,9 @@ class Batches:
 
     def epoch(self, epoch: int, start: int = 0) -> Generator[Batch]:
         """Yield the batches of *epoch*, leaving out its first *start* samples."""
-        for index in self._plan(epoch, start):
-            yield self.gather(index, epoch)
+        for index, whole, idle in self._plan(epoch, start):
+            batch = self.gather(index, epoch)
+            yield batch._replace(whole=whole, idle=idle) if whole else batch
 
     def first(self, n: int) -> Batch | None:
         """Return the first *n* samples, None where looking at them would use them up."""
@@ -87,10 +91,15 @@ class Batches:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Set what `state_dict` returned."""
 
-    def _plan(self, epoch: int, start: int) -> Iterable[Tensor]:
-        samples = self.samples or 0
+    def _plan(self, epoch: int, start: int) -> Iterable[tuple[Tensor, int, bool]]:
+        """Return for each batch the samples of this process, how many all have, and whether its own do not count."""
+        samples, rank, size = self.samples or 0, self.world.rank, self.world.size
         index = order(samples, self.seed, epoch) if self.shuffle else torch.arange(samples)
-        return torch.split(index[start:], self.batch_size) if start < samples else ()
+        wholes = torch.split(index[start:], self.batch_size) if start < samples else ()
+        if size == 1:
+            return [(whole, 0, False) for whole in wholes]
+        parts = [(whole, whole.tensor_split(size)[rank]) for whole in wholes]
+        return [(own if len(own) else whole[:1], len(whole), not len(own)) for whole, own in parts]
 
 
 class PairBatches(Batches):
@@ -161,7 +170,7 @@ class DatasetBatches(Batches):
             yield from super().epoch(epoch, start)
             return
         plan = list(self._plan(epoch, start))
-        keys = [[(epoch, i) for i in index.tolist()] for index in plan]
+        keys = [[(epoch, i) for i in index.tolist()] for index, _, _ in plan]
         generator = torch.Generator()  # so that the loader draws its base seed from no global generator
         ended = multiprocessing.RawValue("b", 0)
         loader: DataLoader[Any] = DataLoader(
@@ -174,8 +183,8 @@ class DatasetBatches(Batches):
         batches: Any = iter(loader)
         workers = list(batches._workers)  # no public name
         try:
-            for index, batch in zip(plan, batches, strict=True):
-                yield as_batch(batch)._replace(indices=index)
+            for (index, whole, idle), batch in zip(plan, batches, strict=True):
+                yield as_batch(batch)._replace(indices=index, whole=whole, idle=idle)
         finally:
             ended.value = 1  # no worker reads its batch to the end
             # At most a few seconds. Not left to garbage collection: after an error the traceback holds the iterator.
@@ -200,6 +209,8 @@ class LoaderBatches(Batches):
     Attributes:
         exact: Whether an epoch goes on from its middle with the batches it would have had: a loader with the
             ``state_dict`` protocol brings them back, and a list has no other.
+        shared: Whether the loader itself gives each process samples of its own: it has a `DistributedSampler`, or the
+            loader or its dataset an attribute ``sharded`` that is true. Any other is read by all, each taking its part.
     """
 
     def __init__(self, loader: Iterable[Any]) -> None:
@@ -209,6 +220,8 @@ class LoaderBatches(Batches):
         self.stateful = hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
         self.exact = self.stateful or isinstance(loader, list)
         self.given = 0  # batches of the running epoch
+        marked = any(getattr(one, "sharded", False) for one in (loader, getattr(loader, "dataset", None)))
+        self.shared = marked or any(isinstance(one, DistributedSampler) for one in self._holders()[1:])
         self._steps = len(loader) if isinstance(loader, Sized) and not _is_stream(loader) else None
         if self._steps == 0:
             raise ValueError("the data is empty: it has no batches")
@@ -227,11 +240,32 @@ class LoaderBatches(Batches):
             batches = iter(self.loader)
             for _ in range(0 if self.stateful else self.given):
                 next(batches, None)
-        for item in batches:
+        read = map(as_batch, batches)
+        for batch in self._own(read) if self.shared else self._parts(read):
             self.given += 1
-            yield as_batch(item)
+            yield batch
         if self.given == 0:
             raise ValueError("the data is empty: it gave no batch")
+
+    def _parts(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Take this process's part of each: all processes read the same."""
+        for batch in batches:
+            yield batch if self.world.size == 1 else part(batch, self.world.rank, self.world.size)
+
+    def _own(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Take all, until no process has any more: each reads samples of its own."""
+        last: Batch | None = None
+        while True:
+            batch = next(batches, None)
+            whole = int(self.world.total(0 if batch is None else batch.size))
+            last = batch or last
+            if not whole:
+                return
+            if last is None:
+                raise ValueError(
+                    f"process {self.world.rank} got no batch at all, and others did; give each at least one"
+                )
+            yield last._replace(whole=whole, idle=batch is None)
 
     def first(self, n: int) -> Batch | None:
         """Return the first samples of the dataset beneath, in its order, or the first batch of a list.
@@ -328,24 +362,32 @@ def make_batches(
     seed: int = 0,
     workers: int = 0,
     set_by_user: tuple[str, ...] = (),
+    world: World = ALONE,
 ) -> Batches:
-    """Make batches of what the contract takes as data.
+    """Make batches of what the contract takes as data, and let this process have its part of each.
 
     Args:
         data: An (inputs, targets) pair, inputs alone, a Dataset, a DataLoader or another iterable of batches.
         targets: The targets, where *data* is inputs alone.
         batch_size: None = *default_batch_size*, or what a loader brings.
-        default_batch_size: See *batch_size*.
+        default_batch_size: See *batch_size*; of all processes together.
         shuffle: Whether epochs go through `order`.
         seed: Of the order and of the samples' own randomness.
         workers: Processes that read the samples of a Dataset.
         set_by_user: Which of batch_size, shuffle and workers were asked for: an error with a loader.
+        world: The processes that share each batch.
 
     Raises:
         TypeError: *data* is none of these.
         ValueError: it is empty, its parts differ in length, or an option contradicts it.
     """
     options = {"batch_size": batch_size or default_batch_size, "shuffle": shuffle, "seed": seed}
+    made = _make(data, targets, options, workers, set_by_user)
+    made.world = world
+    return made
+
+
+def _make(data: Any, targets: Any, options: Any, workers: int, set_by_user: tuple[str, ...]) -> Batches:
     if isinstance(data, tuple) and targets is None:
         if len(data) != 2:
             raise TypeError(f"a tuple of data is (inputs, targets), got one of {len(data)} parts")

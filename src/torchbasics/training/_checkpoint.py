@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -14,12 +13,15 @@ import torch
 
 from torchbasics._model import COMPILED, unwrapped
 from torchbasics._recipe import EarlyStopping
+from torchbasics._world import ALONE, World
 from torchbasics.data._batches import LoaderBatches
-from torchbasics.training import _identity, _random, _store
+from torchbasics.training import _identity, _store
 from torchbasics.training._callbacks import Callback, State, score
 from torchbasics.training._finite import NonFiniteError
 
 if TYPE_CHECKING:
+    from contextlib import ExitStack
+
     from torch import nn
 
     from torchbasics.training._run import Run
@@ -45,6 +47,7 @@ class Checkpoints:
         found: The one to go on from.
         damaged: Those that were passed over.
         origin: The checkpoint that the run was told to go on from, seen from the folder; None = there is none.
+        world: The processes of the run, of which the first writes.
     """
 
     folder: Path
@@ -53,6 +56,7 @@ class Checkpoints:
     found: Found | None = None
     damaged: set[Path] = field(default_factory=set)
     origin: str | None = None
+    world: World = ALONE
 
     @property
     def seed(self) -> int | None:
@@ -108,7 +112,8 @@ class Checkpointer(Callback):
     def on_start(self, state: State) -> None:
         """Clear what a crash left; write where there is nothing to go on from."""
         folder, found = self.options.folder, self.options.found
-        _store.clean(folder)
+        if self.options.world.first:
+            _store.clean(folder)
         if found is None or found.path.parent != folder:
             self.save()
 
@@ -119,7 +124,8 @@ class Checkpointer(Callback):
 
     def on_epoch(self, state: State) -> None:
         """Write after each epoch or after the last one, and after the best."""
-        best = self._better(state)
+        self.run.agree()
+        best = self.options.world.exchange(self._better(state))[0]  # where writing failed, only the first knows
         done = state.stopped or len(state.history) == state.recipe.epochs
         if best is not None or self.options.every is None or done:
             self.save(best)
@@ -135,11 +141,15 @@ class Checkpointer(Callback):
             RuntimeWarning: it could not be written; those before it are still there.
         """
         folder, step, before = self.options.folder, self.run.state.step, (self.best, self.best_name)
+        if not self.options.world.first:
+            self.run.state_dict()
+            return
         try:
             path = _store.place(folder, step)
             if best is not None:
                 self.best, self.best_name = best, path.name
-            _store.write(path, {**self.identity, "random": _random.get_state(), **self.run.state_dict()}, step)
+            state = self.run.state_dict()
+            _store.write(path, {**self.identity, **state}, step)
         except NonFiniteError:  # news of an update before this one
             raise
         except Exception as e:  # a full disk, a folder that is gone, a value that is no plain data
@@ -172,8 +182,12 @@ class Checkpointer(Callback):
         self.best, self.best_name = state["best"], state["best_name"]
 
 
-def open_folder(folder: str | Path | None, every: int | None, keep: int, resume: Resume) -> Checkpoints | None:
+def open_folder(
+    folder: str | Path | None, every: int | None, keep: int, resume: Resume, world: World, stack: ExitStack
+) -> Checkpoints | None:
     """Return where the run keeps its checkpoints, and which one it goes on from; None = it keeps none.
+
+    Others are kept out of the folder until the *stack* closes.
 
     Raises:
         TypeError: *resume* is none of its values.
@@ -181,15 +195,19 @@ def open_folder(folder: str | Path | None, every: int | None, keep: int, resume:
         FileExistsError: ``resume=False``, and there is one; or a path, and there are others after it.
         NotADirectoryError: *folder* is a file.
         CheckpointError: none can be read, or it is of another format.
-        ValueError: *resume* without a folder.
+        ValueError: *resume* without a folder, or a process does not see the folder.
+        RuntimeError: another run is writing to it.
     """
+    if folder is not None and world.first:
+        stack.enter_context(_store.locked(Path(folder)))
     if not isinstance(resume, (bool, str, Path)):
         raise TypeError(f"resume must be 'auto', True, False or the path of a checkpoint, got {resume!r}")
     if folder is None:
         if resume in ("auto", False):
             return None
         raise ValueError(f"resume={resume!r} needs a folder for the checkpoints to come; give checkpoint=")
-    made = Checkpoints(Path(folder), every, keep)
+    made = Checkpoints(Path(folder), every, keep, world=world)
+    _see_alike(made.folder, world)
     if made.folder.is_file():
         raise NotADirectoryError(f"checkpoint={str(folder)!r} is a file; give a folder")
     if resume is False and _store.checkpoints(made.folder):
@@ -204,6 +222,20 @@ def open_folder(folder: str | Path | None, every: int | None, keep: int, resume:
     else:
         _find_given(made, Path(resume))
     return made
+
+
+def _see_alike(folder: Path, world: World) -> None:
+    """Raise unless all processes see the same folder: the first has just locked it."""
+    if world.size == 1:
+        return
+    world.exchange(None)
+    seen = world.exchange(sorted(path.name for path in folder.iterdir()) if folder.is_dir() else [])
+    for rank, names in enumerate(seen):
+        if names != seen[0]:
+            raise ValueError(
+                f"checkpoint={str(folder)!r} holds {', '.join(seen[0]) or 'nothing'} in process 0 and "
+                f"{', '.join(names) or 'nothing'} in process {rank}; give a folder on a disk that all hosts share"
+            )
 
 
 def _find(made: Checkpoints, folder: Path) -> None:

@@ -174,7 +174,8 @@ class Guard:
         moment.buffers.restore()
         if moment.before is not None:
             moment.before.restore()
-        repeated, where, norm = replay(self.step, moment)
+        with self.step.alone():
+            repeated, where, norm = replay(self.step, moment)
         indices = None if moment.batch.indices is None else moment.batch.indices.tolist()
         parts = [f"{what} at step {moment.step}, epoch {moment.epoch}"]
         if indices is not None:
@@ -193,6 +194,16 @@ class Guard:
         error.step, error.epoch, error.indices = moment.step, moment.epoch, indices
         error.module = where[0] if where else None
         error.learning_rate, error.gradient_norm = moment.learning_rate, norm if repeated else None
+        return self._first(error, repeated=repeated and not moment.batch.idle)
+
+    def _first(self, error: NonFiniteError, *, repeated: bool) -> NonFiniteError:
+        """Return the error of the first process on whose samples it happens again; all stop at the same step."""
+        world = self.step.world
+        if world.size > 1:
+            found = world.exchange((repeated, str(error), vars(error)))
+            rank = next((r for r, (again, _, _) in enumerate(found) if again), 0)
+            error = NonFiniteError(f"in process {rank}: {found[rank][1]}")
+            vars(error).update(found[rank][2])
         return error
 
 
