@@ -87,7 +87,7 @@ class World:
             alike = [t for t in tensors if (t.dtype, t.device) == kind]
             flat = torch.cat([t.flatten() for t in alike])
             dist.all_reduce(flat)
-            for tensor, total in zip(alike, flat.split([t.numel() for t in alike]), strict=True):
+            for tensor, total in zip(alike, torch.split(flat, [t.numel() for t in alike]), strict=True):
                 tensor.copy_(total.view(tensor.shape))
 
     def total(self, value: float) -> float:
@@ -102,7 +102,7 @@ class World:
         """Return the largest of each of the *values* over the processes."""
         found = torch.tensor(values, dtype=torch.int64, device=self._device())
         dist.all_reduce(found, dist.ReduceOp.MAX)
-        return found.tolist()  # type: ignore[no-any-return]  # of integers
+        return found.tolist()
 
     def seed(self, seed: int) -> int:
         """Return the seed of this process's own random numbers; that of process 0 is *seed*."""

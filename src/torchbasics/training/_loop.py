@@ -103,7 +103,6 @@ class Meter:
             for name, saved in state["metrics"].items():
                 set_metric_state(self.metrics[name], saved)
 
-
     def _kept(self, metrics: dict[str, Metric]) -> dict[str, Metric]:
         return metrics if self.world.size == 1 else {name: summable(metric) for name, metric in metrics.items()}
 

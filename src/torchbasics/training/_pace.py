@@ -34,4 +34,5 @@ class Pace:
         self.left = self.steps
         if not ends:
             return None, None
-        return next(found for found in self.world.exchange((reason, signal)) if found[0] is not None)
+        wishes: list[tuple[str | None, int | None]] = self.world.exchange((reason, signal))
+        return next(wish for wish in wishes if wish[0] is not None)

@@ -73,11 +73,12 @@ def shard(model: nn.Module) -> None:
 
     Each child that has children of its own, or parameters, is gathered for itself when it is used.
     """
+    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     if is_sharded(model):
         return
-    mesh = dist.init_device_mesh(next(model.parameters()).device.type, (dist.get_world_size(),))
+    mesh = init_device_mesh(next(model.parameters()).device.type, (dist.get_world_size(),))
     for child in model.children():
         if any(True for _ in child.parameters()):
             fully_shard(child, mesh=mesh)

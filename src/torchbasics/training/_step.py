@@ -168,7 +168,6 @@ class Step(ABC):
         if self.dtype is not None:
             torch.clear_autocast_cache()  # inside an autocast of the caller's, torch would go on with the old weights
 
-
     def _check(self, optimizer: Optimizer, norm: Tensor | None, losses: list[Tensor]) -> None:
         failure, self._failure = self._failure, None
         try:

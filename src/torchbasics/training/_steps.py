@@ -135,10 +135,8 @@ class Supervised(Step):
         if size == 1:
             return
         mine = 0.0 if batch.idle else weight
-        if self.function is None and self.counts is not False:  # what the others leave out is known to them alone
-            total = self.world.total(mine)
-        else:
-            total = batch.of_all
+        asks = self.function is None and self.counts is not False  # what the others leave out is known to them alone
+        total = self.world.total(mine) if asks else batch.of_all
         self.share = size * (float(bool(mine)) if self._sums() else mine / total if total else math.nan)
 
     def _waiting(self) -> AbstractContextManager[Any]:
