@@ -51,12 +51,12 @@ def make_batches(
         ValueError: it is empty, its parts differ in length, or an option contradicts it.
     """
     options = {"batch_size": batch_size or default_batch_size, "shuffle": shuffle, "seed": seed}
-    made = _make(data, targets, options, workers, set_by_user)
+    made = _make(data, targets, options, workers, set_by_user, world)
     made.world = world
     return made
 
 
-def _make(data: Any, targets: Any, options: Any, workers: int, set_by_user: tuple[str, ...]) -> Batches:
+def _make(data: Any, targets: Any, options: Any, workers: int, set_by_user: tuple[str, ...], world: World) -> Batches:
     if isinstance(data, tuple) and targets is None:
         if len(data) != 2:
             raise TypeError(f"a tuple of data is (inputs, targets), got one of {len(data)} parts")
@@ -73,8 +73,8 @@ def _make(data: Any, targets: Any, options: Any, workers: int, set_by_user: tupl
         if workers or "shuffle" in set_by_user:
             option = "workers" if workers else "shuffle"
             raise ValueError(f"{option} does not go with a stream, whose samples come as they come; leave it out")
-        own = torch.Generator()
-        return LoaderBatches(DataLoader(data, batch_size=options["batch_size"], generator=own))
+        size = _part(options["batch_size"], world) if getattr(data, "sharded", False) else options["batch_size"]
+        return LoaderBatches(DataLoader(data, batch_size=size, generator=torch.Generator()))
     if isinstance(data, (DataLoader, list)) or not hasattr(data, "__getitem__") or isinstance(data, str):
         if not isinstance(data, Iterable) or isinstance(data, str):
             raise TypeError(f"data must be (inputs, targets), a Dataset or an iterable of batches, got {data!r}")
@@ -99,3 +99,12 @@ def split_data(data: Any, targets: Any, share: float, seed: int) -> tuple[Any, A
     if isinstance(data, Images):
         return data[train], data[held_out]
     return Subset(data, train.tolist()), Subset(data, held_out.tolist())
+
+
+def _part(batch_size: int, world: World) -> int:
+    """Return how much of a batch of all processes is read by this one, which has samples of its own."""
+    if batch_size < world.size:
+        raise ValueError(
+            f"batch_size={batch_size!r} is too small for {world.size} processes that read their own samples"
+        )
+    return batch_size // world.size + (world.rank < batch_size % world.size)

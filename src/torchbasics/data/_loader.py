@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import (
     DataLoader,
     DistributedSampler,
@@ -18,7 +20,7 @@ from torch.utils.data import (
 
 from torchbasics.data._batch import Batch, as_batch, part
 from torchbasics.data._facts import digest, loader_facts
-from torchbasics.data._seeded import generators_kept
+from torchbasics.data._seeded import generators_kept, set_states, states
 from torchbasics.data._sized import Batches, cut
 
 
@@ -55,25 +57,74 @@ class LoaderBatches(Batches):
             self.given = 0
         elif self.given == self._steps:
             return
-        with generators_kept() if start else nullcontext():  # they stand where the epoch was left
-            batches = iter(self.loader)
-            for _ in range(0 if self.stateful else self.given):
-                next(batches, None)
-        read = map(as_batch, batches)
-        for batch in self._own(read) if self.shared else self._parts(read):
+        self._tell_epoch(epoch)
+        alike = self.world.size > 1 and not self.shared
+        for batch in self._parts(start) if alike else self._own(start) if self.world.size > 1 else self._all(start):
             self.given += 1
             yield batch
         if self.given == 0:
             raise ValueError("the data is empty: it gave no batch")
 
-    def _parts(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Take this process's part of each: all processes read the same."""
-        for batch in batches:
-            yield batch if self.world.size == 1 else part(batch, self.world.rank, self.world.size)
+    def _tell_epoch(self, epoch: int) -> None:
+        """Tell it to those that order by it, such as a `DistributedSampler`: else each epoch has the same order."""
+        for holder in [*self._holders(), getattr(self.loader, "dataset", None)]:
+            if callable(getattr(holder, "set_epoch", None)):
+                holder.set_epoch(epoch)
 
-    def _own(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+    def _begun(self) -> Iterator[Any]:
+        """Begin an epoch, where it was left."""
+        batches = iter(self.loader)
+        for _ in range(0 if self.stateful else self.given):
+            next(batches, None)
+        return batches
+
+    def _all(self, start: int) -> Iterator[Batch]:
+        """Read on; the generators stand where the epoch was left."""
+        with generators_kept() if start else nullcontext():
+            batches = self._begun()
+        yield from map(as_batch, batches)
+
+    def _parts(self, start: int) -> Iterator[Batch]:
+        """Take this process's part of each: all processes read the same, by the random numbers of the first.
+
+        The first one's generators go on from its first batch, as they do in a single process.
+        """
+        world, batches, looked = self.world, None, self._steps is None
+        shared = world.exchange(states() if world.first else None)[0]
+        while True:
+            with nullcontext() if world.first and batches is None and not start else generators_kept():
+                set_states(shared)
+                if batches is None:
+                    batches, looked = self._begun(), True
+                item = next(batches, None)
+                shared = states()
+            batch = None if item is None else as_batch(item)
+            if looked:
+                self._see_alike(batch)
+                looked = self._steps is None  # else their number is the same
+            if batch is None:
+                return
+            yield part(batch, world.rank, world.size)
+
+    def _see_alike(self, batch: Batch | None) -> None:
+        """Compare what the processes have read.
+
+        Raises:
+            ValueError: one has read something else; every process raises it.
+        """
+        size = 0 if batch is None else batch.size
+        labels = 0 if batch is None or batch.targets is None else _checksum(batch.targets)
+        largest = self.world.largest([size, -size, labels, -labels])
+        if largest[0] + largest[1] or largest[2] + largest[3]:
+            raise ValueError(
+                "the processes read different batches, of which each would take a part; if each is to read samples of "
+                "its own, give the loader or its dataset the attribute sharded = True, else let all read alike"
+            )
+
+    def _own(self, start: int) -> Iterator[Batch]:
         """Take all, until no process has any more: each reads samples of its own."""
         last: Batch | None = None
+        batches = self._all(start)
         while True:
             batch = next(batches, None)
             whole = int(self.world.total(0 if batch is None else batch.size))
@@ -173,3 +224,8 @@ class LoaderBatches(Batches):
 
 def _is_stream(loader: Any) -> bool:
     return isinstance(getattr(loader, "dataset", None), IterableDataset)
+
+
+def _checksum(targets: Tensor) -> int:
+    """Return a number of 31 bits that other targets hardly have."""
+    return zlib.crc32(targets.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()) >> 1
