@@ -23,10 +23,15 @@ def main() -> None:
     images, test = data.fashion_mnist_mini()
     torch.manual_seed(0)
     model = models.CNNModel()
-    if torch.cuda.is_available():  # one process for each device
-        model.to(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
     history = training.fit(
-        model, images, epochs=args.epochs, batch_size=100, validation=test, seed=0, checkpoint=args.checkpoint
+        model,
+        images,
+        epochs=args.epochs,
+        batch_size=100,  # of all processes together
+        validation=test,
+        seed=0,
+        device="auto",  # a GPU for each process, where there are any
+        checkpoint=args.checkpoint,
     )
     if history.stopped in ("signal", "time"):  # the same command goes on
         return
