@@ -15,7 +15,8 @@ from torch.nn import functional
 
 import torchbasics
 from tests import distributed_data_child as child
-from torchbasics._world import ALONE
+from torchbasics._world import ALONE, World
+from torchbasics.data._batches import make_batches
 
 Found = list[dict[str, Any]]  # by process
 TOLERANCE = 1e-10  # sums of float64 in another order
@@ -130,8 +131,47 @@ def test_evaluation_counts_each_sample_once(found: Found, kind: str) -> None:
         assert one[kind]["measured"]["loss"] == pytest.approx(expected["loss"], rel=1e-12)
 
 
+def test_the_processes_draw_random_numbers_of_their_own(found: Found) -> None:
+    """So a shuffled loader read by them alike is no matter of course."""
+    assert not torch.equal(found[0]["random"], found[1]["random"])
+
+
 def test_a_stream_that_differs_has_to_say_so(found: Found) -> None:
     """Unmarked, each process would drop the others' part of its own samples: all of them refuse."""
     for one in found:
         assert "the processes read different batches" in one["told"]
         assert "sharded = True" in one["told"]
+
+
+def test_a_batch_that_is_too_small_for_all_is_refused() -> None:
+    """A stream of their own is cut into each one's part of the batch."""
+    message = "batch_size=1 is too small for 2 processes that read their own samples"
+
+    with pytest.raises(ValueError, match=message):
+        make_batches(child.Stream(range(3), sharded=True), batch_size=1, world=World(0, 2))
+
+
+def test_a_process_without_any_batch_is_named() -> None:
+    """It has nothing to do the others' steps with."""
+
+    class Others(World):
+        def total(self, value: float) -> float:
+            return value + 4
+
+    batches = make_batches(child.Stream(range(0), sharded=True), batch_size=8, world=Others(1, 2))
+    with pytest.raises(ValueError, match="process 1 got no batch at all, and others did; give each at least one"):
+        next(batches.epoch(0))
+
+
+def test_what_orders_by_the_epoch_is_told_it() -> None:
+    """`set_epoch` of a sampler, or of the dataset in a loader, is called in a single process, too."""
+
+    class Told(child.Stream):
+        def set_epoch(self, epoch: int) -> None:
+            self.epoch = epoch
+
+    stream = Told(range(3))
+    batches = make_batches(stream, batch_size=2)
+    for epoch in (0, 4):
+        list(batches.epoch(epoch))
+        assert stream.epoch == epoch

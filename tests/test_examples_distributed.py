@@ -38,7 +38,13 @@ for epoch in range(2):
 
 def run(*command: Any, cwd: Path = ROOT, **environment: str) -> str:
     """What a command prints; it has to end well."""
-    path = os.pathsep.join([str(Path(torchbasics.__file__).parents[1]), str(ROOT / "examples"), *sys.path])
+    path = os.pathsep.join(
+        [
+            str(Path(torchbasics.__file__).parents[1]),
+            str(ROOT / "examples"),
+            *filter(None, [os.environ.get("PYTHONPATH")]),
+        ]
+    )
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **environment}
     ended = subprocess.run(
         command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=300
@@ -101,7 +107,14 @@ def test_ray_trains_with_the_same_fit() -> None:
     pytest.importorskip("ray", reason="the example runs inside Ray Train")
 
     printed = run(
-        sys.executable, ROOT / "examples/ray_train.py", "--samples", "500", "--epochs", "1", RAY_USAGE_STATS_ENABLED="0"
+        sys.executable,
+        ROOT / "examples/ray_train.py",
+        "--samples",
+        "500",
+        "--epochs",
+        "1",
+        RAY_USAGE_STATS_ENABLED="0",
+        RAY_raylet_start_wait_time_s="120",
     )
 
     assert "'epoch': 1" in printed
