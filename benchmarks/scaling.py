@@ -47,18 +47,22 @@ def scaling(settings: Settings) -> Part:
     times = Times({name: times[name] for name in contestants})
     alone = Work(sample=times.row("1 process, fit", "", 1).median / each, fixed=0.0, gradient=gradient, overlap=0.0)
     told = step(alone, each, 2, here)
+    efficient = None if settings.busy else round(1 / 0.9, 3)  # processor time has no waiting in it
     rows = [
         *times.rows("ms", 1e3),
-        Row("2 processes, by the cost model", [told * 1e3], "ms"),
-        times.ratio("2 processes, fit", "1 process, fit", round(1 / 0.9, 3)),
+        times.ratio("2 processes, fit", "1 process, fit", efficient),
         times.ratio("2 processes, fit", "2 processes, bare DDP", 1.03),
         times.ratio("2 processes, bare DDP", "1 process, bare loop"),
-        Row("2 processes, fit / by the cost model", [s / told for s in times["2 processes, fit"]], "", None, True),
     ]
+    if not settings.busy:
+        rows.append(Row("2 processes, by the cost model", [told * 1e3], "ms"))
+        rows.append(
+            Row("2 processes, fit / by the cost model", [s / told for s in times["2 processes, fit"]], "", None, True)
+        )
     about = f"CNNModel(channels=(32, 64)), {each} images of each process a step, {gradient / 1e6:.2f} MB of gradients"
     wires = f"all-reduce here by gloo: {here.bandwidth / 1e9:.2f} GB/s, {here.latency * 1e6:.0f} us a hop"
     notes = [
-        f"{about}; a ratio to one process of 1.111 is an efficiency of 0.9",
+        f"{about}; on the wall a ratio to one process of 1.111 is an efficiency of 0.9",
         f"{wires}; the model takes them and the time of one process, with no overlap: who computes here also sends",
     ]
     return Part(scaling.__doc__ or "", rows, notes)

@@ -102,6 +102,7 @@ def test_the_script_of_the_job_files_ends_alike_on_one_process_and_on_two(tmp_pa
     assert loss["two"] == pytest.approx(loss["one"], rel=0.05)  # float32 sums in another order, 50 steps on
 
 
+@pytest.mark.slow
 def test_ray_trains_with_the_same_fit() -> None:
     """Two of Ray's workers, and a model that evaluates as Ray was told."""
     pytest.importorskip("ray", reason="the example runs inside Ray Train")
