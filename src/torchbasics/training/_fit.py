@@ -138,7 +138,7 @@ def fit(
         chosen = _resolve(chosen, step.defaults, model, batches)
         if kept is not None:
             kept.set_threads(stack)
-        here = _place(model, device, chosen, stack)
+        here = _place(model, device, chosen, stack, whole=strategy != "fsdp" or world.size == 1)
         step.bind(model, chosen)
         columns = check(step, batches, here, metrics)
         if held_out is not None:
@@ -233,13 +233,15 @@ def _resolve(recipe: Recipe, defaults: Any, model: nn.Module, batches: Batches) 
     return recipe.replace(schedule=recipe.schedule or "constant")
 
 
-def _place(model: nn.Module, device: torch.device | str | None, recipe: Recipe, stack: ExitStack) -> torch.device:
-    """Move the model to its device, and for the time of the run into its memory format."""
+def _place(
+    model: nn.Module, device: torch.device | str | None, recipe: Recipe, stack: ExitStack, *, whole: bool
+) -> torch.device:
+    """Move the model to its device, and for the time of the run into its memory format; parts of it have none."""
     if device is not None:
         from torchbasics._env import device as named
 
         model.to(named(str(device)))
-    if recipe.memory_format == "channels_last" and not _is_channels_last(model):
+    if recipe.memory_format == "channels_last" and whole and not _is_channels_last(model):
         model.to(memory_format=torch.channels_last)
         stack.callback(model.to, memory_format=torch.contiguous_format)
     return next((p.device for p in model.parameters()), torch.device("cpu"))

@@ -119,6 +119,10 @@ class Supervised(Step):
         seen = []
         # A part that does not count has no mean.
         counted = [(part, share) for part, share in zip(parts, shares, strict=True) if share or not total]
+        # Where parameters are gathered for a part, all processes run as many.
+        spare = self.world.largest([len(counted)])[0] - len(counted) if self.sharded else 0
+        for _ in range(spare):
+            self.backward(self._run(parts[0], parts[0].targets, self.learn)[0].nan_to_num() * 0.0)
         for i, (part, share) in enumerate(counted, start=1):
             with nullcontext() if i == len(counted) else self._waiting():
                 loss, made = self._run(part, part.targets, self.learn)
