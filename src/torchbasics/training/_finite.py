@@ -205,10 +205,13 @@ class Guard:
         world = self.step.world
         if world.size > 1:
             found = world.exchange((mine, str(error), vars(error)))
-            rank = next((r for r, (again, _, _) in enumerate(found) if again), None)
-            where = "in one of the processes, and in process 0" if rank is None else f"in process {rank}"
-            error = NonFiniteError(f"{where}: {found[rank or 0][1]}")
-            vars(error).update(found[rank or 0][2])
+            known = [rank for rank, (again, _, _) in enumerate(found) if again]
+            seen = [rank for rank, (_, _, told) in enumerate(found) if told["module"] is not None]  # in its part
+            rank = [*known, *seen, 0][0]
+            error = NonFiniteError(
+                f"{'' if known else 'in one of the processes, seen '}in process {rank}: {found[rank][1]}"
+            )
+            vars(error).update(found[rank][2])
         return error
 
 
@@ -292,7 +295,8 @@ def replay(step: Step, moment: Moment) -> tuple[bool, tuple[str, str] | None, fl
         found = [] if step.failure and found and found[0][1] == "the gradient" else found
         mine = repeated and (step.failure is not None or bool(found) or not step.sharded)
         grads = {n: p.grad for n, p in step.model.named_parameters() if p.grad is not None}
-        found += [(n.rpartition(".")[0], "a gradient") for n, g in reversed(grads.items()) if not _is_finite(g)]
+        if not step.failure:
+            found += [(n.rpartition(".")[0], "a gradient") for n, g in reversed(grads.items()) if not _is_finite(g)]
         squares = sum(float(_values(_parts.own(g)).abs().double().square().sum()) for g in grads.values())
         norm = math.sqrt(step.world.total(squares) if step.sharded else squares)
     finally:

@@ -100,7 +100,9 @@ def fit(
             with a `State`; see `Callback`.
         time_limit: Seconds after which the run ends at the next step, ready to be gone on with.
         strategy: With several processes: "ddp" = each has the whole model (DistributedDataParallel); "fsdp" = each has
-            a part of the parameters (FSDP2), and the model stays so; None = the model is as it is to be used.
+            a part of the parameters (FSDP2; on the CPU from torch 2.7), checkpoints are written in parts, and the model
+            stays so: all processes have to call ``evaluate``, ``io.save`` and the like; None = the model is as it is to
+            be used.
         **options: The values of `Recipe`: batch_size (100), loss, optimizer, lr, schedule, step, augment, shuffle,
             accumulate, clip_norm, precision, memory_format, compile, fused, early_stopping, ema, seed. With neither
             optimizer, lr nor schedule, AdamW with a one-cycle schedule is used. With ``ema`` validation measures the

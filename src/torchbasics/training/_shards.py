@@ -231,11 +231,19 @@ def _load(path: Path, state: Mapping[str, Any], tensors: dict[str, Tensor]) -> N
             raise _files.refuse(path, "unsafe", "holds what is no tensor among the parts of tensors")
 
     planner = Planner(flatten_state_dict=False, flatten_sharded_tensors=False)
-    _run(lambda: load(tensors, storage_reader=Reader(path), planner=planner))
+    try:
+        _run(lambda: load(tensors, storage_reader=Reader(path), planner=planner))
+    except RuntimeError as e:  # the digests hold: somebody made it so
+        raise _files.refuse(path, "unsafe", f"holds what is no part of a tensor: {e}") from None
 
 
 def _run(do: Callable[[], object]) -> None:
-    """Call a function of torch's that gathers the errors of all processes; raise the first."""
+    """Call a function of torch's that gathers the errors of all processes; raise the first, or that it was another's.
+
+    Raises:
+        OSError: a disk.
+        RuntimeError: anything else.
+    """
     from torch.distributed.checkpoint.api import CheckpointException
 
     with warnings.catch_warnings():
@@ -244,4 +252,5 @@ def _run(do: Callable[[], object]) -> None:
             do()
         except CheckpointException as e:
             rank, (error, _) = min(e.failures.items())
-            raise error if isinstance(error, OSError) else OSError(f"process {rank} failed: {error!r}") from e
+            kind = OSError if isinstance(error, OSError) else RuntimeError
+            raise kind(f"process {rank} failed: {type(error).__name__}: {_files.brief(error)}") from None

@@ -97,7 +97,7 @@ class Supervised(Step):
                 if not isinstance(loss, Tensor):
                     raise TypeError(f"step must return the loss, a tensor, or (loss, outputs), got {loss!r}")
                 return loss, Result({}, batch.size, outputs, batch.targets)
-            outputs = call(learn or self.forward, batch.inputs)
+            outputs = call(self.forward if learn is None else learn, batch.inputs)
             if batch.targets is None or all_targets is None:
                 raise ValueError(_NO_TARGETS)
             used = self._made_loss(batch.targets)
