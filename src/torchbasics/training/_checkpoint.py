@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -15,7 +16,7 @@ from torchbasics._model import COMPILED, unwrapped
 from torchbasics._recipe import EarlyStopping
 from torchbasics._world import ALONE, World
 from torchbasics.data._batches import LoaderBatches
-from torchbasics.training import _identity, _store
+from torchbasics.training import _identity, _shards, _store
 from torchbasics.training._callbacks import Callback, State, score
 from torchbasics.training._finite import NonFiniteError
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from torchbasics.training._run import Run
+
+AVERAGES = ("torchbasics.Average", "torchbasics.Stopper")  # callbacks that keep weights
 
 Resume = bool | Literal["auto"] | str | Path
 
@@ -84,7 +87,8 @@ class Checkpoints:
             _identity.tell_numerics(self.found.state["numerics"], identity["numerics"])
         parts = [*callbacks, Checkpointer(run, self, identity)]
         if self.found is not None:
-            run.load_state_dict(self.found.state, parts)
+            state = _shards.loaded(self.found.path, self.found.state, _shards.places(run.model, run.step))
+            run.load_state_dict(state, parts)
             stops = run.state.recipe.early_stopping is not None and not _identity.stops_by_validation(run.state.recipe)
             if self.found.state["validation"] != identity["validation"] and not stops:
                 parts[-1].best = None  # of other data
@@ -141,21 +145,26 @@ class Checkpointer(Callback):
             RuntimeWarning: it could not be written; those before it are still there.
         """
         folder, step, before = self.options.folder, self.run.state.step, (self.best, self.best_name)
-        if not self.options.world.first:
-            self.run.state_dict()
-            return
+        world = self.options.world
         try:
-            path = _store.place(folder, step)
-            if best is not None:
-                self.best, self.best_name = best, path.name
+            path = folder / f"step-{step:08d}"
+            if world.first:
+                with suppress(OSError):  # a folder that cannot be read: writing tells of it, to all processes
+                    path = _store.place(folder, step)
+                if best is not None:
+                    self.best, self.best_name = best, path.name
             state = self.run.state_dict()
-            _store.write(path, {**self.identity, **state}, step)
+            _shards.write(path, {**self.identity, **state}, step, world)
         except NonFiniteError:  # news of an update before this one
             raise
         except Exception as e:  # a full disk, a folder that is gone, a value that is no plain data
             self.best, self.best_name = before
+            if not world.first:
+                return
             text = f"the checkpoint at step {step} could not be saved in {str(folder)!r}: {e}; training goes on, "
             warnings.warn(text + "and those before it are kept", RuntimeWarning, stacklevel=2)
+            return
+        if not world.first:
             return
         spare = {path} if self.best_name is None else {path, folder / self.best_name}
         try:
@@ -278,7 +287,7 @@ def check(found: Found, now: Mapping[str, Any], run: Run, resume: Resume) -> str
     """
     then, path = found.state, str(found.path)
     own = now["weights"] != then["weights"] and (
-        now["weights"] in map(_identity.weights_digest, _trained(then, run.model))
+        now["weights"] in map(_identity.weights_digest, _trained(_with_weights(found), run.model))
     )
     changed = _identity.changes(then, now, run, own=own)
     if changed:
@@ -297,6 +306,16 @@ def check(found: Found, now: Mapping[str, Any], run: Run, resume: Resume) -> str
     return now["weights"]  # type: ignore[no-any-return]  # a digest
 
 
+def _with_weights(found: Found) -> dict[str, Any]:
+    """Return what the checkpoint has of the model, with its tensors."""
+    named = {
+        name: {"weights": state.get("weights")} for name, state in found.state["callbacks"].items() if name in AVERAGES
+    }
+    wanted = {"model_state": found.state["model_state"], "callbacks": named}
+    made: dict[str, Any] = _shards.loaded(found.path, {**wanted, _shards.PARTS: found.state.get(_shards.PARTS)})
+    return made
+
+
 def _trained(state: Mapping[str, Any], model: nn.Module) -> Iterator[dict[str, Any]]:
     """Yield what this very run has made of the model so far: as trained, averaged, and the best that was put back.
 
@@ -308,7 +327,7 @@ def _trained(state: Mapping[str, Any], model: nn.Module) -> Iterator[dict[str, A
     same = {
         name: first.setdefault(id(tensor), name) for name, tensor in ((n.replace(COMPILED, ""), t) for n, t in tensors)
     }
-    for name in ("torchbasics.Average", "torchbasics.Stopper"):
+    for name in AVERAGES:
         weights = state["callbacks"].get(name, {}).get("weights")
         if weights:
             yield {k: weights.get(k, weights.get(same.get(k), v)) for k, v in state["model_state"].items()}

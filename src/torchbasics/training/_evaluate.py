@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from torchbasics import _checks, _world
+from torchbasics import _checks, _parts, _world
 from torchbasics._model import buffers_kept, modes_kept, unwrapped
 from torchbasics._recipe import Precision, Recipe
 from torchbasics._world import ALONE, World
@@ -228,7 +228,10 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     """
     with modes_kept(model), buffers_kept(model), forked(seed=0), no_autocast(model), torch.no_grad():
         model.eval()
-        yield
+        try:
+            yield
+        finally:
+            _parts.reshard(model)
 
 
 @contextmanager

@@ -100,7 +100,9 @@ def fit(
             with a `State`; see `Callback`.
         time_limit: Seconds after which the run ends at the next step, ready to be gone on with.
         strategy: With several processes: "ddp" = each has the whole model (DistributedDataParallel); "fsdp" = each has
-            a part of the parameters (FSDP2), and the model stays so; None = the model is as it is to be used.
+            a part of the parameters (FSDP2; on the CPU from torch 2.7), checkpoints are written in parts, and the model
+            stays so: all processes have to call ``evaluate``, ``io.save`` and the like; None = the model is as it is to
+            be used.
         **options: The values of `Recipe`: batch_size (100), loss, optimizer, lr, schedule, step, augment, shuffle,
             accumulate, clip_norm, precision, memory_format, compile, fused, early_stopping, ema, seed. With neither
             optimizer, lr nor schedule, AdamW with a one-cycle schedule is used. With ``ema`` validation measures the
@@ -138,7 +140,7 @@ def fit(
         chosen = _resolve(chosen, step.defaults, model, batches)
         if kept is not None:
             kept.set_threads(stack)
-        here = _place(model, device, chosen, stack)
+        here = _place(model, device, chosen, stack, whole=strategy != "fsdp" or world.size == 1)
         step.bind(model, chosen)
         columns = check(step, batches, here, metrics)
         if held_out is not None:
@@ -233,13 +235,15 @@ def _resolve(recipe: Recipe, defaults: Any, model: nn.Module, batches: Batches) 
     return recipe.replace(schedule=recipe.schedule or "constant")
 
 
-def _place(model: nn.Module, device: torch.device | str | None, recipe: Recipe, stack: ExitStack) -> torch.device:
-    """Move the model to its device, and for the time of the run into its memory format."""
+def _place(
+    model: nn.Module, device: torch.device | str | None, recipe: Recipe, stack: ExitStack, *, whole: bool
+) -> torch.device:
+    """Move the model to its device, and for the time of the run into its memory format; parts of it have none."""
     if device is not None:
         from torchbasics._env import device as named
 
         model.to(named(str(device)))
-    if recipe.memory_format == "channels_last" and not _is_channels_last(model):
+    if recipe.memory_format == "channels_last" and whole and not _is_channels_last(model):
         model.to(memory_format=torch.channels_last)
         stack.callback(model.to, memory_format=torch.contiguous_format)
     return next((p.device for p in model.parameters()), torch.device("cpu"))

@@ -143,7 +143,7 @@ class Run:
         if self.state.recipe.memory_format == "channels_last" and isinstance(batch.inputs, Tensor):
             batch = batch._replace(inputs=_channels_last(batch.inputs))
         if self.world.size > 1:
-            self.step.share = batch.counted / batch.of_all
+            self.step.share = batch.counted / batch.of_all * (self.world.size if self.step.averaged else 1)
         self.state.learning_rate = self.step.optimizers[0].param_groups[0]["lr"]
         return self.guard.update(batch, self.state)
 
@@ -170,7 +170,7 @@ class Run:
         return {
             **first,
             "others": others,  # what each process after the first has of its own
-            "model_state": plain_state(self.model),
+            "model_state": plain_state(self.model, whole=False),
             "unsaved_buffers": unsaved_buffers(self.model),
             "step": self.step.state_dict(),
             "steps_done": self.state.step,

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from torchbasics import _parts
 from torchbasics._recipe import Recipe
 from torchbasics._world import ALONE, World
 from torchbasics.data._batch import Batch, Inputs
-from torchbasics.training._finite import Late, NonFiniteError, check_gradients, finite
+from torchbasics.training._finite import Late, NonFiniteError, check_gradients, check_parts, finite
 from torchbasics.training._optim import make_optimizer, make_schedule, run_backward, step
 
 LEAST_SCALE = 2.0**-14  # float16's least normal number: a gradient that overflows with this is not finite by itself
@@ -40,6 +41,9 @@ class Step(ABC):
     defaults: ClassVar[Mapping[str, Any]] = {"optimizer": "adamw", "lr": 1e-2, "schedule": "onecycle"}
     """What a recipe gets that names neither optimizer, lr nor schedule: the best peak for the zoo's classifiers."""
 
+    calls_model: ClassVar[bool] = True
+    """Whether the model is called; else only parts of it are."""
+
     model: nn.Module
     recipe: Recipe
     world: World = ALONE
@@ -48,12 +52,14 @@ class Step(ABC):
     """What the gradient of this process's batch counts in that sum: its part of the samples."""
     averaged: bool = False
     """Whether the model itself, by a wrapper of torch's, takes the mean of the gradients in `backward`."""
+    sharded: bool = False
+    """Whether each process has a part of the parameters; then all run the model at the same time."""
 
     def bind(self, model: nn.Module, recipe: Recipe) -> None:
         """Take the model that is to be run."""
         self.model = model
         self.recipe = recipe
-        self.world, self.share, self.averaged = ALONE, 1.0, False
+        self.world, self.share, self.averaged, self.sharded = ALONE, 1.0, False, False
         self.optimizers: list[Optimizer] = []
         self.schedules: list[LRScheduler] = []
         self.device: str = next((p.device.type for p in model.parameters()), "cpu")
@@ -62,7 +68,7 @@ class Step(ABC):
         self.dtype: torch.dtype | None = low.get(recipe.precision)
         self.late: Late | None = None
         self._unseen: list[Tensor] = []  # losses on a device that nobody has looked at
-        self._failure: str | None = None  # of a loss that is not finite here, which all processes are to see
+        self.failure: str | None = None  # of a loss that is not finite here, which all processes are to see
 
     @abstractmethod
     def start(self, steps: int | None) -> None:
@@ -151,7 +157,7 @@ class Step(ABC):
         if self.recipe.clip_norm is not None:
             self.scaler.unscale_(optimizer)
             held = [p for group in optimizer.param_groups for p in group["params"]]
-            norm = nn.utils.clip_grad_norm_(held, self.recipe.clip_norm)
+            norm = _parts.whole(nn.utils.clip_grad_norm_(held, self.recipe.clip_norm))
         losses, self._unseen = self._unseen, []
         if self.scaler.is_enabled():
             for loss in losses:
@@ -169,11 +175,13 @@ class Step(ABC):
             torch.clear_autocast_cache()  # inside an autocast of the caller's, torch would go on with the old weights
 
     def _check(self, optimizer: Optimizer, norm: Tensor | None, losses: list[Tensor]) -> None:
-        failure, self._failure = self._failure, None
         try:
-            check_gradients(optimizer, norm, losses)
+            if self.sharded:
+                check_parts(optimizer, norm, self.world)
+            else:
+                check_gradients(optimizer, norm, losses)
         except NonFiniteError as e:
-            raise NonFiniteError(failure or str(e)) from None
+            raise NonFiniteError(self.failure or str(e)) from None
 
     def _shared(self, loss: Tensor) -> tuple[float | Tensor, Tensor]:
         """Return the value of the loss, and the loss as it counts among those of all processes.
@@ -184,7 +192,7 @@ class Step(ABC):
         if not self.share:  # of a batch that does not count
             return 0.0, loss.nan_to_num() * 0.0
         if isinstance(value, float) and not math.isfinite(value):
-            self._failure = f"the loss is {value}"
+            self.failure = f"the loss is {value}"
         finite_here = loss.detach().isfinite()  # on a device nobody waits for it
         return value, loss * self.share * torch.where(finite_here, 1.0, float("nan"))
 

@@ -97,7 +97,7 @@ class Supervised(Step):
                 if not isinstance(loss, Tensor):
                     raise TypeError(f"step must return the loss, a tensor, or (loss, outputs), got {loss!r}")
                 return loss, Result({}, batch.size, outputs, batch.targets)
-            outputs = call(learn or self.forward, batch.inputs)
+            outputs = call(self.forward if learn is None else learn, batch.inputs)
             if batch.targets is None or all_targets is None:
                 raise ValueError(_NO_TARGETS)
             used = self._made_loss(batch.targets)
@@ -119,6 +119,10 @@ class Supervised(Step):
         seen = []
         # A part that does not count has no mean.
         counted = [(part, share) for part, share in zip(parts, shares, strict=True) if share or not total]
+        # Where parameters are gathered for a part, all processes run as many.
+        spare = self.world.largest([len(counted)])[0] - len(counted) if self.sharded else 0
+        for _ in range(spare):
+            self.backward(self._run(parts[0], parts[0].targets, self.learn)[0].nan_to_num() * 0.0)
         for i, (part, share) in enumerate(counted, start=1):
             with nullcontext() if i == len(counted) else self._waiting():
                 loss, made = self._run(part, part.targets, self.learn)
