@@ -13,7 +13,7 @@ import torch
 
 from torchbasics._model import COMPILED, unwrapped
 from torchbasics._recipe import EarlyStopping
-from torchbasics._world import ALONE, World
+from torchbasics._world import ALONE, World, lost
 from torchbasics.data._batches import LoaderBatches
 from torchbasics.training import _identity, _store
 from torchbasics.training._callbacks import Callback, State, score
@@ -145,7 +145,11 @@ class Checkpointer(Callback):
             self.run.state_dict()
             return
         try:
-            path = _store.place(folder, step)
+            try:
+                path = _store.place(folder, step)
+            except OSError:
+                self.run.state_dict()  # the other processes take part in it
+                raise
             if best is not None:
                 self.best, self.best_name = best, path.name
             state = self.run.state_dict()
@@ -153,6 +157,8 @@ class Checkpointer(Callback):
         except NonFiniteError:  # news of an update before this one
             raise
         except Exception as e:  # a full disk, a folder that is gone, a value that is no plain data
+            if lost(e):
+                raise
             self.best, self.best_name = before
             text = f"the checkpoint at step {step} could not be saved in {str(folder)!r}: {e}; training goes on, "
             warnings.warn(text + "and those before it are kept", RuntimeWarning, stacklevel=2)
