@@ -140,12 +140,10 @@ class World:
                 store.compare_set(f"{key}/first", "", f"process {self.rank} failed: {told(error)}")
         except Exception:  # the store went with the process that kept it
             first = "process 0 is gone, with what the processes share" if away else None
+        keeps = self.first and _meeting.is_own() and not _meeting.agent_keeps_store()
+        _meeting.leave()  # a group of the user's own ends with the process
         with suppress(Exception):
-            if _meeting.is_own():
-                _meeting.leave()
-            elif not self._wait_for_all(store, key):
-                dist.distributed_c10d._get_default_group().shutdown()  # out of step with the others
-            if self.first and not _meeting.agent_keeps_store():  # the others read in it before this process ends
+            if keeps:  # the others read in it before this process ends
                 self._wait_for_all(store, key, patience=5 * PATIENCE)
         return first
 
