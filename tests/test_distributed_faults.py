@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 KILLS = int(os.environ.get("TORCHBASICS_KILLS", "0"))  # how many more than in every run of the tests; see CONTRIBUTING
 ROOT = Path(__file__).parents[1]
 RANKS, MISTAKES = ROOT / "tests/faults/ranks.py", ROOT / "tests/faults/mistakes.py"
-SECONDS = 240  # a bound for one launch, not a timing
+SECONDS = 900  # a bound for one launch, not a timing
 
 pytestmark = [
     pytest.mark.slow,
@@ -62,6 +62,7 @@ def end(run: subprocess.Popen[str]) -> str:
         return run.communicate(timeout=SECONDS)[0]
     finally:
         run.kill()
+        run.wait()
 
 
 def results(folder: Path, n: int = 2) -> list[dict[str, Any]]:

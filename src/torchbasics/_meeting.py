@@ -74,14 +74,7 @@ def join() -> None:
     try:
         if _met is None:
             _see_agent()
-            _met = dist.TCPStore(  # type: ignore[attr-defined]  # it is public
-                said["MASTER_ADDR"] or "",
-                number("MASTER_PORT", 0),
-                is_master=rank == 0 and not agent_keeps_store(),
-                timeout=TIMEOUT,
-                wait_for_workers=False,
-                multi_tenant=True,
-            )
+            _met = _shared(said["MASTER_ADDR"] or "", number("MASTER_PORT", 0), rank)
             atexit.register(leave)
         before = _sockets()
         store = dist.PrefixStore(f"torchbasics/{_meet(_met, rank, size)}", _met)  # type: ignore[attr-defined]  # it is public
@@ -94,6 +87,31 @@ def join() -> None:
         ) from e
     _connections = _sockets() - before
     _joined = True
+
+
+def _shared(address: str, port: int, rank: int) -> Any:
+    """Return the store that process 0 keeps, or torchrun.
+
+    Raises:
+        RuntimeError: it cannot be reached, or what listens there is something else.
+    """
+    made: list[Any] = []
+
+    def make() -> None:
+        options: dict[str, Any] = {"is_master": rank == 0 and not agent_keeps_store(), "timeout": TIMEOUT}
+        try:
+            made.append(dist.TCPStore(address, port, wait_for_workers=False, multi_tenant=True, **options))  # type: ignore[attr-defined]  # it is public
+        except Exception as e:
+            made.append(e)
+
+    thread = threading.Thread(target=make, daemon=True)  # torch waits without end for an answer once it is connected
+    thread.start()
+    thread.join(TIMEOUT.total_seconds() + 5)
+    if not made:
+        raise RuntimeError("something is listening there that does not answer")
+    if isinstance(made[0], Exception):
+        raise made[0]
+    return made[0]
 
 
 def _meet(store: Any, rank: int, size: int) -> str:
