@@ -434,6 +434,9 @@ def test_two_hosts_end_on_the_bits_of_two_processes_of_one(whole: dict[str, Any]
             command = ["ip", "netns", "exec", name, sys.executable, "-m", "torch.distributed.run"]
             command += ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-id=7"]
             command += [f"--rdzv-endpoint={pair[0][1]}:29400", f"--local-addr={pair[len(runs)][1]}"]
+            command += [
+                f"--rdzv-conf=is_host={str(not runs).lower()}"
+            ]  # torchrun compares host names, which are the same
             command += [str(RANKS), str(tmp_path / "run"), str(tmp_path), "{}"]
             kept: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
             runs.append(subprocess.Popen(command, env=environment(GLOO_SOCKET_IFNAME=device), **kept))
