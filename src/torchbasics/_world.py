@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import re
-import sys
-import threading
 import time
+import uuid
 from contextlib import contextmanager, suppress
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from torchbasics import _meeting
+from torchbasics._meeting import DistributedError, told
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-TIMEOUT = timedelta(minutes=10)  # that the processes wait for each other; of your own with init_process_group
-ADDRESS = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun tells each process
-FAILED = "torchbasics/failed"  # where in the processes' common store the first failure is told
-_LOST = re.compile(r"connection|peer|gloo|nccl|socket|timed? ?out|broken pipe|store", re.IGNORECASE)
-_joined = False  # whether the process group is this module's
-_runs = 0  # that all processes have begun
-
-
-class DistributedError(RuntimeError):
-    """Another process of the run has failed, or the processes do not find each other."""
+FAILED = "torchbasics/failed"  # where in the processes' common store failures are told
+PATIENCE = 1.0  # seconds that one waits to hear from others which have failed, too
+_LOST = re.compile(r"connection|peer|gloo|nccl|socket|time.?out|timed out|broken pipe|store", re.IGNORECASE)
+_CODE = tuple(os.path.dirname(path) + os.sep for path in (torch.__file__, __file__))  # noqa: PTH120  # as in tracebacks
+_running = False  # whether a run of several processes is on
 
 
 class World:
@@ -112,36 +107,63 @@ class World:
     def together(self) -> Iterator[None]:
         """Let an error in here end the other processes too, which say whose it was.
 
+        After it the processes meet anew: all may go on to another run.
+
         Raises:
             DistributedError: another process was the first to fail, or is gone.
         """
-        if self.size == 1:
+        global _running  # noqa: PLW0603  # the process group is global, too
+        if self.size == 1 or _running:
             yield
             return
-        global _runs  # noqa: PLW0603  # all processes count alike
-        _runs += 1
-        key = f"{FAILED}/{_runs}"
+        key, _running = "", True
         try:
+            key = f"{FAILED}/{self.exchange(uuid.uuid4().hex)[0]}"
             yield
-        except Exception as e:
-            cause = self._first_failure(key, e)
-            _leave()
-            if cause is not None and isinstance(e, RuntimeError) and _LOST.search(str(e)):
+        except BaseException as e:  # a KeyboardInterrupt here leaves the others waiting, too
+            cause = self._failed(key, e)
+            if cause is not None:
                 raise DistributedError(cause) from e
             raise
+        finally:
+            _running = False
 
-    def _first_failure(self, key: str, error: Exception) -> str | None:
-        """Tell of this process's failure, and return that of another which came first."""
-        lost = isinstance(error, RuntimeError) and _LOST.search(str(error)) is not None
-        mine = f"process {self.rank} failed: {type(error).__name__}: {error}"
-        if lost:
-            mine = f"another process than {self.rank} is gone: {error}"
-            time.sleep(0.1)  # it may be about to tell
+    def _failed(self, key: str, error: BaseException) -> str | None:
+        """Tell the others of an error here, and go; return what came before it where it is but the consequence."""
+        store, away, first = _meeting.store(), lost(error), None
         try:
-            found = _store().compare_set(key, "", mine).decode()
+            store.set(f"{key}/{self.rank}", "")
+            if away:
+                self._wait_for_all(store, key, f"{key}/first")
+                first = self._first(store, key)
+            else:
+                store.compare_set(f"{key}/first", "", f"process {self.rank} failed: {told(error)}")
         except Exception:  # the store went with the process that kept it
-            found = mine
-        return found if lost or found != mine else None
+            first = "process 0 is gone, with what the processes share" if away else None
+        keeps = self.first and _meeting.is_own() and not _meeting.agent_keeps_store()
+        _meeting.leave()  # a group of the user's own ends with the process
+        with suppress(Exception):
+            if keeps:  # the others read in it before this process ends
+                self._wait_for_all(store, key, patience=5 * PATIENCE)
+        return first
+
+    def _first(self, store: Any, key: str) -> str:
+        if store.check([f"{key}/first"]):
+            return str(store.get(f"{key}/first").decode())
+        silent = [str(rank) for rank in range(self.size) if not store.check([f"{key}/{rank}"])]
+        if not silent:
+            return "the connection between the processes broke"
+        return f"process {' and '.join(silent)} is gone without an error: killed, out of memory, or no longer reached"
+
+    def _wait_for_all(self, store: Any, key: str, enough: str | None = None, patience: float = PATIENCE) -> bool:
+        """Wait until each process has told of its failure, or *enough* is there; return whether that is so."""
+        keys = [f"{key}/{rank}" for rank in range(self.size)]
+        until = time.monotonic() + patience
+        while not (store.check(keys) or (enough is not None and store.check([enough]))):
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.02)
+        return True
 
     def _device(self) -> str:
         return "cpu" if "gloo" in dist.get_backend() or "cpu" in dist.get_backend() else "cuda"
@@ -159,62 +181,20 @@ def join() -> World:
     """
     if not dist.is_available():
         return ALONE
+    _meeting.mind_agent()
     if not dist.is_initialized():
-        if int(os.environ.get("WORLD_SIZE") or 1) <= 1:
+        if _meeting.number("WORLD_SIZE", 1) <= 1:
             return ALONE
-        _join()
+        _meeting.join()
     return World(dist.get_rank(), dist.get_world_size()) if dist.get_world_size() > 1 else ALONE
 
 
-def _join() -> None:
-    global _joined  # noqa: PLW0603  # the process group is global, too
-    said = {name: os.environ.get(name) for name in ADDRESS}
-    missing = [name for name, value in said.items() if not value]
-    if missing:
-        raise ValueError(
-            f"WORLD_SIZE={said['WORLD_SIZE']} says that there are more processes, but {', '.join(missing)} is not "
-            "set; start them with torchrun, or unset WORLD_SIZE"
-        )
-    rank, size = int(said["RANK"] or 0), int(said["WORLD_SIZE"] or 1)
-    if not 0 <= rank < size:
-        raise ValueError(f"RANK={rank} is not in 0 .. WORLD_SIZE - 1 = {size - 1}; start the processes with torchrun")
-    backend = "gloo"
-    if torch.cuda.is_available():  # pragma: no cover  # CUDA
-        backend = "cpu:gloo,cuda:nccl"
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK") or 0))
-    try:
-        dist.init_process_group(backend, timeout=TIMEOUT)
-    except (RuntimeError, ValueError) as e:  # a port in use, another number of processes, no way there
-        where = f"{said['MASTER_ADDR']}:{said['MASTER_PORT']}"
-        raise DistributedError(
-            f"process {rank} of {size} did not meet the others at {where}: {e}; see that the address and the port are "
-            "free and the same for all, and that as many processes start as WORLD_SIZE says"
-        ) from e
-    _joined = True
-    atexit.register(_leave)
-    if os.environ.get("TORCHELASTIC_RUN_ID"):
-        threading.Thread(target=_watch, args=(os.getppid(),), daemon=True, name="torchbasics.agent").start()
-
-
-def _leave() -> None:
-    """Go from the group, which ends what others wait for; one of the user's own is left to them."""
-    global _joined  # noqa: PLW0603
-    if _joined and dist.is_initialized():
-        with suppress(Exception):  # what is broken already
-            dist.destroy_process_group()
-    _joined = False
-
-
-def _watch(parent: int) -> None:
-    """End this process when the agent that started it is gone: nobody else would."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    with suppress(OSError):
-        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, b"torchrun is gone; this process ends\n")
-    os._exit(1)
-
-
-def _store() -> Any:
-    from torch.distributed import distributed_c10d
-
-    return distributed_c10d._get_default_store()  # no public name
+def lost(error: BaseException) -> bool:
+    """Whether *error* is torch's about the way to another process, and so a consequence of what happened there."""
+    if isinstance(error, getattr(dist, "DistError", ())):
+        return True
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    raised_here = trace is not None and trace.tb_frame.f_code.co_filename.startswith(_CODE)  # by no code of a user's
+    return isinstance(error, RuntimeError) and raised_here and _LOST.search(str(error)) is not None

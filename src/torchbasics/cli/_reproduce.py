@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from torchbasics import _weights, _zoo, data, io
+from torchbasics import _weights, _world, _zoo, data, io
 from torchbasics._recipe import Recipe
 from torchbasics.cli._train import Ended
 from torchbasics.data import Images
@@ -33,6 +33,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         ValueError: there are no such weights, or the accuracy is not the card's.
         FileNotFoundError: the data is not there.
     """
+    if _world.join().size > 1:
+        raise ValueError("weights are reproduced by one process, to its bits; leave out torchrun")
     card = _weights.find_named(args.name)
     own = card.training["recipe"]["seed"]
     seed = own if args.seed is None else args.seed

@@ -1,8 +1,8 @@
 """Training: one call to fit a model, one to evaluate it, one to predict with it."""
 
+from torchbasics._meeting import DistributedError as DistributedError
 from torchbasics._recipe import EarlyStopping as EarlyStopping
 from torchbasics._recipe import Recipe as Recipe
-from torchbasics._world import DistributedError as DistributedError
 from torchbasics.training._adversarial import Adversarial as Adversarial
 from torchbasics.training._callbacks import Callback as Callback
 from torchbasics.training._callbacks import State as State

@@ -14,7 +14,7 @@ import torch
 
 from torchbasics._model import COMPILED, unwrapped
 from torchbasics._recipe import EarlyStopping
-from torchbasics._world import ALONE, World
+from torchbasics._world import ALONE, World, lost
 from torchbasics.data._batches import LoaderBatches
 from torchbasics.training import _identity, _shards, _store
 from torchbasics.training._callbacks import Callback, State, score
@@ -158,6 +158,8 @@ class Checkpointer(Callback):
         except NonFiniteError:  # news of an update before this one
             raise
         except Exception as e:  # a full disk, a folder that is gone, a value that is no plain data
+            if lost(e):
+                raise
             self.best, self.best_name = before
             if not world.first:
                 return

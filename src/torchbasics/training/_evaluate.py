@@ -71,10 +71,10 @@ def evaluate(
     >>> evaluate(nn.Linear(3, 2), torch.zeros(5, 3), torch.zeros(5, dtype=torch.long))["samples"]
     5
     """
-    make_metrics(metrics)  # unknown ones are named before anything is run
-    recipe = Recipe(loss=loss, step=step, precision=precision)
     world = _world.join()
     with world.together():
+        make_metrics(metrics)  # unknown ones are named before anything is run
+        recipe = Recipe(loss=loss, step=step, precision=precision)
         batches = _batches(test, targets, batch_size, workers, world)
         with on_device(model, device) as here:
             bound = copy.copy(make_step(step, model))  # one of the user's own may be in a run

@@ -120,14 +120,14 @@ def fit(
     >>> history[-1]["loss"] < 0.01
     True
     """
-    if epochs is not None:
-        options = {**options, "epochs": epochs}  # type: ignore[typeddict-unknown-key]  # make_recipe takes it
-    chosen = make_recipe(recipe, **options)
-    check_strategy(strategy)
-    _check_arguments(chosen, metrics, checkpoint_every, keep, progress, callbacks, time_limit)
     world = _world.join()
     with ExitStack() as stack:
         stack.enter_context(world.together())
+        if epochs is not None:
+            options = {**options, "epochs": epochs}  # type: ignore[typeddict-unknown-key]  # make_recipe takes it
+        chosen = make_recipe(recipe, **options)
+        check_strategy(strategy)
+        _check_arguments(chosen, metrics, checkpoint_every, keep, progress, callbacks, time_limit)
         kept = _checkpoint.open_folder(checkpoint, checkpoint_every, keep, resume, world, stack)
         seed = chosen.seed if chosen.seed is not None else kept.seed if kept is not None else None
         seed = world.exchange(int(torch.randint(2**31, ())) if seed is None else seed)[0]
