@@ -31,6 +31,7 @@ PARTS = {  # name -> module:function, in the order of the table
     "files": "processes:files",
     "memory": "processes:memory",
     "growth": "growth:growth",
+    "scaling": "scaling:scaling",
 }
 
 

@@ -17,7 +17,7 @@ PACKAGE = Path(torchbasics.__file__).parent
 RANKS = {
     "__main__": 7, "cli": 6, "hub": 5, "io": 4, "training": 4, "plot": 4, "testing": 5, "_env": 3, "models": 3,
     "data": 3, "_weights": 2, "_model": 2, "_pickles": 2, "_zoo": 1, "_recipe": 1, "_transforms": 1, "_safetensors": 1,
-    "_files": 0, "_checks": 0, "_third_party": 0, "__init__": 8,
+    "_files": 0, "_meeting": 0, "_parts": 0, "_world": 1, "_checks": 0, "_third_party": 0, "__init__": 8,
 }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from torchbasics import _zoo
+from torchbasics import _parts, _zoo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -165,24 +165,31 @@ def versioned(state: Mapping[str, Any], versions: Mapping[str, Any] | None) -> O
     return made
 
 
-def plain_state(model: nn.Module) -> OrderedDict[str, Any]:
-    """Return the state, and the versions in it, by the names without any wrapper."""
+def plain_state(model: nn.Module, *, whole: bool = True) -> OrderedDict[str, Any]:
+    """Return the state, and the versions in it, by the names without any wrapper.
+
+    Args:
+        model: Any module; where each process has a part of it, all have to call this.
+        whole: Whether what is in parts is gathered.
+    """
     state = unwrapped(model).state_dict()
     versions = versions_of(state)
     if versions is not None:
         versions = {_plain_part(name): value for name, value in versions.items()}
-    return versioned({_plain_name(name): value for name, value in state.items()}, versions)
+    made = {_plain_name(name): _parts.whole(value) if whole else value for name, value in state.items()}
+    return versioned(made, versions)
 
 
 def load_plain_state(model: nn.Module, state: Mapping[str, Any]) -> None:
-    """Set what `plain_state` returned, whatever is wrapped now; without versions, it is of the code at hand."""
+    """Set what `plain_state` returned, whatever is wrapped or in parts now; without versions, it is of today's code."""
     bare = unwrapped(model)
     now, then = bare.state_dict(), versions_of(state)
     versions = versions_of(now)
     if versions is not None and then is not None:
         versions = {name: then.get(_plain_part(name), value) for name, value in versions.items()}
     names = {_plain_name(name): name for name in now}
-    bare.load_state_dict(versioned({names.get(name, name): value for name, value in state.items()}, versions))
+    named = {names.get(name, name): value for name, value in state.items()}
+    bare.load_state_dict(versioned(_parts.cut_state(named, now), versions))
 
 
 def unsaved_buffers(model: nn.Module) -> dict[str, Tensor]:

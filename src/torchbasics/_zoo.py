@@ -186,9 +186,17 @@ def parameters(cls: type[nn.Module]) -> list[str]:
 
 def name_of(model: nn.Module) -> str | None:
     """Return the registered name of the model's class, or that under which its package declares it, or None."""
-    names = [name for name, found in declared().items() if any(one.names(type(model)) for one in found)]
-    names += [known.name for known in _entries.values() if known.cls is type(model)]
+    cls = class_of(model)
+    names = [name for name, found in declared().items() if any(one.names(cls) for one in found)]
+    names += [known.name for known in _entries.values() if known.cls is cls]
     return names[0] if names else None  # one that other processes know too, where there is one
+
+
+def class_of(module: nn.Module) -> type[nn.Module]:
+    """Return a module's class, seen through the one that FSDP2 makes of it."""
+    cls = type(module)
+    first = cls.__bases__[0]
+    return cls.__bases__[1] if first.__name__ == "FSDPModule" and first.__module__.startswith("torch.") else cls
 
 
 def config_of(model: nn.Module) -> dict[str, Any]:
@@ -197,7 +205,7 @@ def config_of(model: nn.Module) -> dict[str, Any]:
     Raises:
         TypeError: an argument is not stored under its own name.
     """
-    cls = type(model)
+    cls = class_of(model)
     missing = [p for p in parameters(cls) if not hasattr(model, p)]
     if missing:
         raise TypeError(

@@ -80,12 +80,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         aside = sys.stderr if args.command == "train" else io.StringIO()
         with contextlib.redirect_stdout(aside if args.json else sys.stdout):
             report = importlib.import_module(f"torchbasics.cli._{args.command}").run(args)
-        if args.json:
+        if args.json and report is not None:  # of torchrun's processes one prints
             print(json.dumps(report))  # indented, lists in lists of a file would be a thousand times as long
     except KeyboardInterrupt:
         print("torchbasics: interrupted", file=sys.stderr)
         return 130
-    except MISTAKES as e:
+    except Exception as e:
+        # Another process under torchrun has failed (training.DistributedError, which only torch could import).
+        if not isinstance(e, MISTAKES) and type(e).__name__ != "DistributedError":
+            raise
         print(f"torchbasics {args.command}: {' '.join(str(e).split())}", file=sys.stderr)
         return 2
     return 0

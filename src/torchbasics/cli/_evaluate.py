@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from torchbasics import _env
+from torchbasics import _env, _world
 from torchbasics.cli._data import NAMES, load_data
 from torchbasics.cli._models import read_model
 from torchbasics.training import evaluate
@@ -13,8 +13,18 @@ if TYPE_CHECKING:
     import argparse
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
+def run(args: argparse.Namespace) -> dict[str, Any] | None:
     """Print what `torchbasics.training.evaluate` measures."""
+    world = _world.join()
+    with world.together():
+        report, text = _measure(args)
+    if not world.first:
+        return None
+    print(text)
+    return report
+
+
+def _measure(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     device = _env.device(args.device)
     model, metadata = read_model(args.file)
     source = args.data or metadata.get("data", "mini")
@@ -24,8 +34,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise ValueError(f"{args.file!r} was trained for the classes {classes!r}, {source!r} has {test.classes!r}")
     result = evaluate(model.to(device), test, batch_size=args.batch_size)
     numbers = ", ".join(f"{name} {value:.4f}" for name, value in result.items() if name != "samples")
-    print(f"{numbers} on {int(result['samples']):,} images of {source}")
-    return {"file": args.file, "data": source, **result}
+    text = f"{numbers} on {int(result['samples']):,} images of {source}"
+    return {"file": args.file, "data": source, **result}, text
 
 
 def _as_trained(args: argparse.Namespace, source: str, metadata: dict[str, Any]) -> argparse.Namespace:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from torchbasics import _weights, _zoo, data, io
+from torchbasics import _weights, _world, _zoo, data, io
 from torchbasics._recipe import Recipe
 from torchbasics.cli._train import Ended
 from torchbasics.data import Images
@@ -35,6 +35,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         ValueError: there are no such weights, or the accuracy is not the card's.
         FileNotFoundError: the data is not there.
     """
+    if _world.join().size > 1:
+        raise ValueError("weights are reproduced by one process, to its bits; leave out torchrun")
     card = _weights.find_named(args.name)
     own = card.training["recipe"]["seed"]
     seed = own if args.seed is None else args.seed
@@ -114,10 +116,10 @@ def without_batch_norm(trained: nn.Module, plain: nn.Module) -> nn.Module:
     layers = dict(trained.eval().named_children())
     for name, layer in layers.items():
         norm = layers.get(name.replace("conv", "bn"))
-        if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-            layer = fuse_conv_bn_eval(layer, norm)
+        normed = isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
         if not isinstance(layer, nn.BatchNorm2d):
-            plain.get_submodule(name).load_state_dict(layer.state_dict())
+            made = fuse_conv_bn_eval(layer, norm) if normed else layer  # type: ignore[type-var,arg-type]  # as *normed* says
+            plain.get_submodule(name).load_state_dict(made.state_dict())
     return plain
 
 

@@ -7,11 +7,52 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from torchbasics import _meeting
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from torchbasics._world import World
+    from torchbasics.training._checkpoint import Resume
+
 CHECKPOINT = "checkpoint"  # the folder in a run's own that `--resume` goes on from
+JOB = ".torchrun"  # which of torchrun's jobs has begun in this folder
 FIRST = f"{CHECKPOINT}/step-00000000"  # what a run starts with, and the same command starts with again
+
+
+@contextlib.contextmanager
+def folder_of(out: str | None, name: str, world: World, *, resume: bool) -> Iterator[tuple[Path, Resume]]:
+    """Find or make the folder of a run, by process 0 for all, and tell how `fit` is to go on in it.
+
+    A job that torchrun has started again goes on in the folder that it has begun in.
+
+    Raises:
+        ValueError: there is none to go on with, or *out* is there and not empty.
+    """
+    with contextlib.ExitStack() as stack:
+        folder = Path()
+        how: Resume = False
+        if world.first:
+            begun = None if resume else _begun(out, name)
+            if begun is not None:
+                folder, how = begun, "auto"
+            else:
+                folder = stack.enter_context(resumed(out, name) if resume else claimed(out, name))
+                how = resume
+            if _meeting.in_job():
+                (folder / JOB).write_text(_meeting.job())
+        found: list[tuple[Path, Resume]] = world.exchange((folder, how))
+        yield found[0]
+
+
+def _begun(out: str | None, name: str) -> Path | None:
+    """Return the folder in which this job has begun before torchrun started it again."""
+    if not _meeting.restarts():
+        return None
+    folders = [Path(out)] if out else [Path(f"runs/{name}"), *Path("runs").glob(f"{name}-[0-9]*")]
+    marks = [folder / JOB for folder in folders]
+    mine = [mark for mark in marks if mark.is_file() and mark.read_text() == _meeting.job()]
+    return max(mine, key=lambda mark: mark.stat().st_mtime).parent if mine else None
 
 
 @contextlib.contextmanager
@@ -64,4 +105,4 @@ def claimed(out: str | None, name: str) -> Iterator[Path]:
 def _worked(folder: Path) -> bool:
     """Whether there is more in *folder* than what a run writes before its first step, and events."""
     files = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
-    return not all(file.startswith(("events.out.tfevents.", f"{FIRST}/", "checkpoint/.")) for file in files)
+    return not all(file.startswith(("events.out.tfevents.", f"{FIRST}/", "checkpoint/.", JOB)) for file in files)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from torchbasics import _checks, _env, _zoo, io, plot
+from torchbasics import _checks, _env, _world, _zoo, io, plot
 from torchbasics._recipe import Recipe
 from torchbasics.cli._data import load_data, make_model, read_config
 from torchbasics.cli._options import recipe_options
-from torchbasics.cli._runs import CHECKPOINT, claimed, resumed
+from torchbasics.cli._runs import CHECKPOINT, folder_of
 from torchbasics.training import evaluate, fit, predict
 
 if TYPE_CHECKING:
@@ -21,14 +21,23 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from torchbasics._world import World
     from torchbasics.data import Images
     from torchbasics.training import History, State
+    from torchbasics.training._checkpoint import Resume
 
 PREDICTIONS, SAMPLES = 32, 64  # images in the picture
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
+def run(args: argparse.Namespace) -> dict[str, Any] | None:
     """Train a model, evaluate it, save it, and see that what was saved predicts the same."""
+    world = _world.join()  # under torchrun; process 0 prints and writes
+    with world.together():
+        report = _run(args, world)
+    return report if world.first else None
+
+
+def _run(args: argparse.Namespace, world: World) -> dict[str, Any]:
     name, source = args.model, args.data or "mini"
     config = read_config(name, args.set)
     train, test = load_data(args, source)
@@ -37,17 +46,20 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if seed is not None:
         torch.manual_seed(seed)  # the first weights; fit seeds the rest
     model = make_model(name, config, train).to(device)
-    with resumed(args.out, name) if args.resume else claimed(args.out, name) as folder:
+    with folder_of(args.out, name, world, resume=args.resume) as (folder, resume):
         notes: list[str] = []
         logs = _has("tensorboard", "tensorboard", notes)
-        history = _fit(args, model, train, folder, logs)
+        history = _fit(args, model, train, folder, logs, resume, world)
         result = evaluate(model, test)
         files = {"events": str(folder)} if logs else {}
         metadata = {"classes": test.classes, "shape": test.images.shape[1:], "data": source, "test": result}
-        files |= _keep(model, test, history, metadata, folder, notes)
-    for note in notes:
-        print(note)
-    print(_summary(result, files))
+        if world.first:
+            files |= _keep(model, test, history, metadata, folder, notes)
+        world.exchange(None)  # all hear of it where that failed
+    if world.first:
+        for note in notes:
+            print(note)
+        print(_summary(result, files))
     return {
         "model": name,
         "config": _zoo.config_of(model),
@@ -60,7 +72,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _fit(args: argparse.Namespace, model: nn.Module, train: Images, folder: Path, logs: bool) -> History:
+def _fit(
+    args: argparse.Namespace,
+    model: nn.Module,
+    train: Images,
+    folder: Path,
+    logs: bool,
+    resume: Resume,
+    world: World,
+) -> History:
     """Train; a signal ends the process with the line to type to go on."""
     ended = Ended()
     history = fit(
@@ -70,12 +90,14 @@ def _fit(args: argparse.Namespace, model: nn.Module, train: Images, folder: Path
         validation=args.validation,
         log_dir=folder if logs else None,
         checkpoint=folder / CHECKPOINT,
-        resume=bool(args.resume),
+        resume=resume,
         callbacks=[ended],
         **recipe_options(args),
     )
     if ended.signal is not None:
-        print(f"torchbasics train: ended by a signal; go on with\n  {_again(args, folder)}", file=sys.stderr)
+        if world.first:
+            told = f"torchbasics train: ended by a signal; go on with\n  {_again(args, folder)}"
+            print(told, file=sys.stderr)
         raise SystemExit(128 + ended.signal)
     return history
 

@@ -13,17 +13,33 @@ Inputs = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 
 
 class Batch(NamedTuple):
-    """Some samples: ``model(inputs)`` is to give *targets*."""
+    """Some samples: ``model(inputs)`` is to give *targets*.
+
+    With several processes it is one's part of the batch of all; one that gets no sample has another's, to do the same
+    steps as the others, and is *idle*: its batch counts for nothing.
+    """
 
     inputs: Inputs
     targets: Tensor | None
     size: int
     indices: Tensor | None = None  # which samples of the dataset these are, where it has indices
+    whole: int = 0  # samples of the batch of all processes, 0 = this is all of it
+    idle: bool = False
+
+    @property
+    def counted(self) -> int:
+        """How many samples of it count."""
+        return 0 if self.idle else self.size
+
+    @property
+    def of_all(self) -> int:
+        """How many samples of the batch of all processes count."""
+        return self.whole or self.counted
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on *device*."""
         targets = None if self.targets is None else self.targets.to(device, non_blocking=True)
-        return Batch(each(self.inputs, lambda t: t.to(device, non_blocking=True)), targets, self.size, self.indices)
+        return self._replace(inputs=each(self.inputs, lambda t: t.to(device, non_blocking=True)), targets=targets)
 
     def channels_last(self) -> Batch:
         """Return the batch with images in channels_last, in which convolutions are faster on most devices."""
@@ -57,6 +73,21 @@ def as_batch(item: Any) -> Batch:
     if len(lengths) > 1:
         raise ValueError(f"the tensors of a batch must have equal lengths, got {sorted(lengths)}")
     return Batch(inputs, targets, lengths.pop())
+
+
+def part(batch: Batch, rank: int, size: int) -> Batch:
+    """Return the part of process *rank* of *size*: samples that follow each other, at most one more than another's."""
+    parts = torch.arange(batch.size).tensor_split(size)
+    index = parts[rank] if len(parts[rank]) else torch.zeros(1, dtype=torch.long)
+    rows = slice(int(index[0]), int(index[-1]) + 1)
+    return Batch(
+        each(batch.inputs, lambda t: t[rows]),
+        None if batch.targets is None else batch.targets[rows],
+        len(index),
+        None if batch.indices is None else batch.indices[rows],
+        batch.size,
+        len(parts[rank]) == 0,
+    )
 
 
 def as_inputs(value: Any) -> Inputs:

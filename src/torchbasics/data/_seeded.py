@@ -36,9 +36,9 @@ class Seeded(Dataset[Any]):
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> list[Any]:
         if not self.draws:
-            before = _states()
+            before = states()
             samples = [self._read(index) for _, index in keys]
-            self.draws = not _equal(before, _states())
+            self.draws = not _equal(before, states())
             if not self.draws:
                 return samples
         return [self._read(index, derive(self.seed, epoch, index)) for epoch, index in keys]
@@ -59,17 +59,23 @@ class Seeded(Dataset[Any]):
 @contextmanager
 def generators_kept() -> Iterator[None]:
     """Leave the global generators of the CPU as they were, whatever a user's code draws from them."""
-    state = _states()
+    before = states()
     try:
         yield
     finally:
-        random.setstate(state[0])
-        np.random.set_state(state[1])  # noqa: NPY002  # the one that users draw from
-        torch.set_rng_state(state[2])
+        set_states(before)
 
 
-def _states() -> tuple[Any, Any, torch.Tensor]:
+def states() -> tuple[Any, Any, torch.Tensor]:
+    """Return where the global generators of the CPU stand."""
     return random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002  # the one that users draw from
+
+
+def set_states(found: tuple[Any, Any, torch.Tensor]) -> None:
+    """Set them to what `states` returned."""
+    random.setstate(found[0])
+    np.random.set_state(found[1])  # noqa: NPY002  # the one that users draw from
+    torch.set_rng_state(found[2])
 
 
 def _equal(one: tuple[Any, Any, torch.Tensor], other: tuple[Any, Any, torch.Tensor]) -> bool:

@@ -14,7 +14,7 @@ from torchbasics._model import unwrapped, versions_of
 from torchbasics._recipe import tuples
 from torchbasics.io import _building, _fit
 from torchbasics.io._pickle import SUFFIXES, read_pickle
-from torchbasics.io._state import check_memory, fill, kinds_of, state_of
+from torchbasics.io._state import check_memory, fill, kinds_of, state_of, write_file
 
 if TYPE_CHECKING:
     import os
@@ -38,7 +38,8 @@ def save(
 ) -> None:
     """Write *model* to *path*, so that `load` can make it again without being told its class.
 
-    The file is there whole or not at all, and the same model always gives the same bytes.
+    The file is there whole or not at all, and the same model always gives the same bytes. Where processes have a part
+    of the model each (``fit(strategy="fsdp")``), all have to call this; process 0 writes one ordinary file.
 
     Args:
         model: One of ``models.list_models()``, or of a class of one's own that ``models.register`` has named.
@@ -55,19 +56,19 @@ def save(
     path, model = _suffixed(path), unwrapped(model)
     name = _zoo.name_of(model)
     if name is None:
-        kind = type(model).__name__
+        kind = _zoo.class_of(model).__name__
         raise TypeError(
             f"{kind} is not registered, so no file could say how to make it; put "
             f"@models.register({kind.lower()!r}) on the class, or write the parameters alone with io.save_state"
         )
     config = _zoo.config_of(model)
     for key, value in config.items():
-        _check_plain(f"{type(model).__name__}'s argument {key!r}", value)
+        _check_plain(f"{_zoo.class_of(model).__name__}'s argument {key!r}", value)
     _check_plain("metadata", metadata)
     fields = {"kind": "model", "model": name, "config": _json(config), "history": _history(history)}
     state = state_of(model)
-    _check_comes_back(name, type(model).__name__, json.loads(fields["config"]), _fit.kinds(state))
-    _safetensors.write(path, state, {**fields, "metadata": _json(dict(metadata or {}))})
+    _check_comes_back(name, _zoo.class_of(model).__name__, json.loads(fields["config"]), _fit.kinds(state))
+    write_file(path, state, {**fields, "metadata": _json(dict(metadata or {}))})
 
 
 def load(path: str | os.PathLike[str], *, allow_nonfinite: bool = False) -> nn.Module:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from torchbasics import _files, _safetensors
+from torchbasics import _files, _parts, _safetensors, _world
 from torchbasics._model import unwrapped, versioned, versions_of
 from torchbasics.io import _fit
 from torchbasics.io._pickle import SUFFIXES, read_pickle
@@ -24,7 +24,8 @@ def save_state(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """Write the parameters and buffers of *model*, any module, to *path*; `load_state` reads them.
 
     The file is there whole or not at all, and the same values always give the same bytes. What ``torch.compile`` and
-    ``DataParallel`` put around a model is left out. A tensor that has two names is written under both.
+    ``DataParallel`` put around a model is left out. A tensor that has two names is written under both. Where processes
+    have a part of the model each (``fit(strategy="fsdp")``), all have to call this; process 0 writes one ordinary file.
 
     Raises:
         ValueError: *path* does not end in ".safetensors", or the model's layers have no shape yet.
@@ -39,7 +40,35 @@ def write_state(tensors: Mapping[str, Tensor], path: str | os.PathLike[str]) -> 
     if Path(path).suffix != ".safetensors":
         raise ValueError(f"path must end in .safetensors, got {str(path)!r}")
     fields = {"kind": "state", "model": "", "config": "{}", "history": "null", "metadata": "{}"}
-    _safetensors.write(path, tensors, fields)
+    write_file(path, tensors, fields)
+
+
+def write_file(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], fields: Mapping[str, str]) -> None:
+    """Write a file; where processes have a part of the tensors each, all call this, and the first writes for all.
+
+    Raises:
+        OSError: another process could not write it.
+    """
+    if not any(map(_parts.is_part, tensors.values())):
+        _safetensors.write(path, tensors, fields)
+        return
+    world = _world.join()
+    whole = {}
+    for name, tensor in tensors.items():
+        made = _parts.whole(tensor)
+        if world.first:
+            whole[name] = made.cpu()
+    error = None
+    try:
+        if world.first:
+            _safetensors.write(path, whole, fields)
+    except Exception as e:
+        error = e
+    told = world.exchange(None if error is None else f"{type(error).__name__}: {error}")[0]
+    if error is not None:
+        raise error
+    if told is not None:
+        raise OSError(f"process 0 could not write {str(path)!r}: {told}")
 
 
 def load_state(model: nn.Module, path: str | os.PathLike[str], *, allow_nonfinite: bool = False) -> None:

@@ -1,5 +1,6 @@
 """Training: one call to fit a model, one to evaluate it, one to predict with it."""
 
+from torchbasics._meeting import DistributedError as DistributedError
 from torchbasics._recipe import EarlyStopping as EarlyStopping
 from torchbasics._recipe import Recipe as Recipe
 from torchbasics.training._adversarial import Adversarial as Adversarial

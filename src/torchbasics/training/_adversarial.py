@@ -35,6 +35,8 @@ class Adversarial(Step):
         "schedule": "constant",
     }
 
+    calls_model = False
+
     def bind(self, model: nn.Module, recipe: Recipe) -> None:
         """Take the model, and see that it has the four parts."""
         for name in ("generator", "discriminator", "noise"):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchbasics._model import load_plain_state, plain_state
 from torchbasics._recipe import EarlyStopping, Recipe
+from torchbasics._zoo import class_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -36,7 +37,8 @@ class State:
         stopped: Why the run ends, None = it goes on.
         signal: The number of the signal that ends the run, None = none.
         failed: Whether an error ended the run, for ``on_end``.
-        result: Returns what the model would end with now: its own state, or the average of weights.
+        result: Returns what the model would end with now: its own state, or the average of weights; in parts where the
+            processes have a part of the model each.
         notes: Lines for people, said at the start: such as what the run goes on from.
     """
 
@@ -52,7 +54,7 @@ class State:
         self.stopped: str | None = None
         self.signal: int | None = None
         self.failed = False
-        self.result: Callable[[], dict[str, Any]] = lambda: copy.deepcopy(plain_state(model))
+        self.result: Callable[[], dict[str, Any]] = lambda: copy.deepcopy(plain_state(model, whole=False))
         self.notes: list[str] = []
 
     def stop(self, reason: str) -> None:
@@ -134,7 +136,7 @@ class Lines(Callback):
 
     def on_start(self, state: State) -> None:
         """Say what was chosen."""
-        self.say(f"{type(state.model).__name__}: {state.recipe.describe()}")
+        self.say(f"{class_of(state.model).__name__}: {state.recipe.describe()}")
         for note in state.notes:
             self.say(note)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -14,15 +14,20 @@ import torch
 
 from torchbasics._model import COMPILED, unwrapped
 from torchbasics._recipe import EarlyStopping
+from torchbasics._world import ALONE, World, lost
 from torchbasics.data._batches import LoaderBatches
-from torchbasics.training import _identity, _random, _store
+from torchbasics.training import _identity, _shards, _store
 from torchbasics.training._callbacks import Callback, State, score
 from torchbasics.training._finite import NonFiniteError
 
 if TYPE_CHECKING:
+    from contextlib import ExitStack
+
     from torch import nn
 
     from torchbasics.training._run import Run
+
+AVERAGES = ("torchbasics.Average", "torchbasics.Stopper")  # callbacks that keep weights
 
 Resume = bool | Literal["auto"] | str | Path
 
@@ -45,6 +50,7 @@ class Checkpoints:
         found: The one to go on from.
         damaged: Those that were passed over.
         origin: The checkpoint that the run was told to go on from, seen from the folder; None = there is none.
+        world: The processes of the run, of which the first writes.
     """
 
     folder: Path
@@ -53,6 +59,7 @@ class Checkpoints:
     found: Found | None = None
     damaged: set[Path] = field(default_factory=set)
     origin: str | None = None
+    world: World = ALONE
 
     @property
     def seed(self) -> int | None:
@@ -80,7 +87,8 @@ class Checkpoints:
             _identity.tell_numerics(self.found.state["numerics"], identity["numerics"])
         parts = [*callbacks, Checkpointer(run, self, identity)]
         if self.found is not None:
-            run.load_state_dict(self.found.state, parts)
+            state = _shards.loaded(self.found.path, self.found.state, _shards.places(run.model, run.step))
+            run.load_state_dict(state, parts)
             stops = run.state.recipe.early_stopping is not None and not _identity.stops_by_validation(run.state.recipe)
             if self.found.state["validation"] != identity["validation"] and not stops:
                 parts[-1].best = None  # of other data
@@ -108,7 +116,8 @@ class Checkpointer(Callback):
     def on_start(self, state: State) -> None:
         """Clear what a crash left; write where there is nothing to go on from."""
         folder, found = self.options.folder, self.options.found
-        _store.clean(folder)
+        if self.options.world.first:
+            _store.clean(folder)
         if found is None or found.path.parent != folder:
             self.save()
 
@@ -119,7 +128,8 @@ class Checkpointer(Callback):
 
     def on_epoch(self, state: State) -> None:
         """Write after each epoch or after the last one, and after the best."""
-        best = self._better(state)
+        self.run.agree()
+        best = self.options.world.exchange(self._better(state))[0]  # where writing failed, only the first knows
         done = state.stopped or len(state.history) == state.recipe.epochs
         if best is not None or self.options.every is None or done:
             self.save(best)
@@ -135,17 +145,28 @@ class Checkpointer(Callback):
             RuntimeWarning: it could not be written; those before it are still there.
         """
         folder, step, before = self.options.folder, self.run.state.step, (self.best, self.best_name)
+        world = self.options.world
         try:
-            path = _store.place(folder, step)
-            if best is not None:
-                self.best, self.best_name = best, path.name
-            _store.write(path, {**self.identity, "random": _random.get_state(), **self.run.state_dict()}, step)
+            path = folder / f"step-{step:08d}"
+            if world.first:
+                with suppress(OSError):  # a folder that cannot be read: writing tells of it, to all processes
+                    path = _store.place(folder, step)
+                if best is not None:
+                    self.best, self.best_name = best, path.name
+            state = self.run.state_dict()
+            _shards.write(path, {**self.identity, **state}, step, world)
         except NonFiniteError:  # news of an update before this one
             raise
         except Exception as e:  # a full disk, a folder that is gone, a value that is no plain data
+            if lost(e):
+                raise
             self.best, self.best_name = before
+            if not world.first:
+                return
             text = f"the checkpoint at step {step} could not be saved in {str(folder)!r}: {e}; training goes on, "
             warnings.warn(text + "and those before it are kept", RuntimeWarning, stacklevel=2)
+            return
+        if not world.first:
             return
         spare = {path} if self.best_name is None else {path, folder / self.best_name}
         try:
@@ -172,8 +193,12 @@ class Checkpointer(Callback):
         self.best, self.best_name = state["best"], state["best_name"]
 
 
-def open_folder(folder: str | Path | None, every: int | None, keep: int, resume: Resume) -> Checkpoints | None:
+def open_folder(
+    folder: str | Path | None, every: int | None, keep: int, resume: Resume, world: World, stack: ExitStack
+) -> Checkpoints | None:
     """Return where the run keeps its checkpoints, and which one it goes on from; None = it keeps none.
+
+    Others are kept out of the folder until the *stack* closes.
 
     Raises:
         TypeError: *resume* is none of its values.
@@ -181,15 +206,19 @@ def open_folder(folder: str | Path | None, every: int | None, keep: int, resume:
         FileExistsError: ``resume=False``, and there is one; or a path, and there are others after it.
         NotADirectoryError: *folder* is a file.
         CheckpointError: none can be read, or it is of another format.
-        ValueError: *resume* without a folder.
+        ValueError: *resume* without a folder, or a process does not see the folder.
+        RuntimeError: another run is writing to it.
     """
+    if folder is not None and world.first:
+        stack.enter_context(_store.locked(Path(folder)))
     if not isinstance(resume, (bool, str, Path)):
         raise TypeError(f"resume must be 'auto', True, False or the path of a checkpoint, got {resume!r}")
     if folder is None:
         if resume in ("auto", False):
             return None
         raise ValueError(f"resume={resume!r} needs a folder for the checkpoints to come; give checkpoint=")
-    made = Checkpoints(Path(folder), every, keep)
+    made = Checkpoints(Path(folder), every, keep, world=world)
+    _see_alike(made.folder, world)
     if made.folder.is_file():
         raise NotADirectoryError(f"checkpoint={str(folder)!r} is a file; give a folder")
     if resume is False and _store.checkpoints(made.folder):
@@ -204,6 +233,20 @@ def open_folder(folder: str | Path | None, every: int | None, keep: int, resume:
     else:
         _find_given(made, Path(resume))
     return made
+
+
+def _see_alike(folder: Path, world: World) -> None:
+    """Raise unless all processes see the same folder: the first has just locked it."""
+    if world.size == 1:
+        return
+    world.exchange(None)
+    seen = world.exchange(sorted(path.name for path in folder.iterdir()) if folder.is_dir() else [])
+    for rank, names in enumerate(seen):
+        if names != seen[0]:
+            raise ValueError(
+                f"checkpoint={str(folder)!r} holds {', '.join(seen[0]) or 'nothing'} in process 0 and "
+                f"{', '.join(names) or 'nothing'} in process {rank}; give a folder on a disk that all hosts share"
+            )
 
 
 def _find(made: Checkpoints, folder: Path) -> None:
@@ -246,7 +289,7 @@ def check(found: Found, now: Mapping[str, Any], run: Run, resume: Resume) -> str
     """
     then, path = found.state, str(found.path)
     own = now["weights"] != then["weights"] and (
-        now["weights"] in map(_identity.weights_digest, _trained(then, run.model))
+        now["weights"] in map(_identity.weights_digest, _trained(_with_weights(found), run.model))
     )
     changed = _identity.changes(then, now, run, own=own)
     if changed:
@@ -265,6 +308,16 @@ def check(found: Found, now: Mapping[str, Any], run: Run, resume: Resume) -> str
     return now["weights"]  # type: ignore[no-any-return]  # a digest
 
 
+def _with_weights(found: Found) -> dict[str, Any]:
+    """Return what the checkpoint has of the model, with its tensors."""
+    named = {
+        name: {"weights": state.get("weights")} for name, state in found.state["callbacks"].items() if name in AVERAGES
+    }
+    wanted = {"model_state": found.state["model_state"], "callbacks": named}
+    made: dict[str, Any] = _shards.loaded(found.path, {**wanted, _shards.PARTS: found.state.get(_shards.PARTS)})
+    return made
+
+
 def _trained(state: Mapping[str, Any], model: nn.Module) -> Iterator[dict[str, Any]]:
     """Yield what this very run has made of the model so far: as trained, averaged, and the best that was put back.
 
@@ -276,7 +329,7 @@ def _trained(state: Mapping[str, Any], model: nn.Module) -> Iterator[dict[str, A
     same = {
         name: first.setdefault(id(tensor), name) for name, tensor in ((n.replace(COMPILED, ""), t) for n, t in tensors)
     }
-    for name in ("torchbasics.Average", "torchbasics.Stopper"):
+    for name in AVERAGES:
         weights = state["callbacks"].get(name, {}).get("weights")
         if weights:
             yield {k: weights.get(k, weights.get(same.get(k), v)) for k, v in state["model_state"].items()}

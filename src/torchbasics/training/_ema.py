@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from torchbasics._model import COMPILED, plain_state
+from torchbasics._parts import own
 from torchbasics.training._callbacks import Callback, State
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Average(Callback):
         """Take in the weights after an update."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(list(self.weights.values()), self._current(), 1 - decay)
+        torch._foreach_lerp_(list(map(own, self.weights.values())), list(map(own, self._current())), 1 - decay)
 
     @contextmanager
     def validating(self, state: State) -> Iterator[None]:
@@ -71,7 +72,7 @@ class Average(Callback):
     def result(self) -> dict[str, Any]:
         """Return the model's state with the average in it."""
         with self.validating(self.state):
-            return copy.deepcopy(plain_state(self.state.model))
+            return copy.deepcopy(plain_state(self.state.model, whole=False))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the average, and how many updates are in it."""
@@ -88,7 +89,7 @@ class Average(Callback):
 
     def _set(self, weights: Iterable[Tensor]) -> None:
         for tensor, value in zip(self._current(), weights, strict=True):
-            tensor.copy_(value)
+            own(tensor).copy_(own(value))
 
 
 def _place(model: nn.Module, name: str) -> tuple[dict[str, Any], str]:

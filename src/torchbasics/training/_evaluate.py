@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from torchbasics import _checks
+from torchbasics import _checks, _parts, _world
 from torchbasics._model import buffers_kept, modes_kept, unwrapped
 from torchbasics._recipe import Precision, Recipe
+from torchbasics._world import ALONE, World
 from torchbasics.data._batches import Batches, PairBatches, make_batches
 from torchbasics.training._loop import Meter, run_epoch
 from torchbasics.training._metrics import Confusion, make_metrics
@@ -45,7 +46,8 @@ def evaluate(
     """Measure *model* on *test*: each sample counts once, whatever the batch size.
 
     The model is in eval mode meanwhile; its modes, buffers and device, all random generators, gradient mode and
-    autocast are put back, also after an error.
+    autocast are put back, also after an error. Under torchrun each process runs its part of the samples, and all
+    return the same.
 
     Args:
         model: Any module.
@@ -69,16 +71,17 @@ def evaluate(
     >>> evaluate(nn.Linear(3, 2), torch.zeros(5, 3), torch.zeros(5, dtype=torch.long))["samples"]
     5
     """
-    make_metrics(metrics)  # unknown ones are named before anything is run
-    recipe = Recipe(loss=loss, step=step, precision=precision)
-    batches = _batches(test, targets, batch_size, workers)
-    with on_device(model, device) as here:
-        bound = copy.copy(make_step(step, model))  # one of the user's own may be in a run
-        bound.bind(model, recipe)
-        check(bound, batches, here, metrics)
-        meter = Meter(metrics)
-        result = measure(bound, batches, meter, here)
-    return {**result, "samples": meter.samples}
+    world = _world.join()
+    with world.together():
+        make_metrics(metrics)  # unknown ones are named before anything is run
+        recipe = Recipe(loss=loss, step=step, precision=precision)
+        batches = _batches(test, targets, batch_size, workers, world)
+        with on_device(model, device) as here:
+            bound = copy.copy(make_step(step, model))  # one of the user's own may be in a run
+            bound.bind(model, recipe)
+            check(bound, batches, here, metrics)
+            world.agree("data to evaluate on", {"samples": batches.samples, "batches": batches.steps()})
+            return measure(bound, batches, Meter(metrics, world), here, samples=True)
 
 
 def predict(
@@ -159,11 +162,19 @@ def measure(
     meter: Meter,
     device: torch.device,
     after: Callable[[Batch, Result], object] | None = None,
+    *,
+    samples: bool = False,
 ) -> dict[str, float]:
-    """Run an epoch of evaluation with a bound step; a true answer of *after* ends it, with nothing measured."""
+    """Run an epoch of evaluation with a bound step; a true answer of *after* ends it, with nothing measured.
+
+    Each process runs the model by itself on its part; what they have counted is added up once, at the end.
+    """
     with evaluating(step.model), batches.own_generators_kept():
         ended = run_epoch(batches.epoch(0), lambda batch: step.evaluate(laid_out(step, batch)), meter, device, after)
-        return {} if ended else meter.compute()
+        if ended:
+            return {}
+        total = meter.joined()
+        return {**total.compute(), "samples": total.samples} if samples else total.compute()
 
 
 def laid_out(step: Step, batch: Batch) -> Batch:
@@ -217,7 +228,10 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     """
     with modes_kept(model), buffers_kept(model), forked(seed=0), no_autocast(model), torch.no_grad():
         model.eval()
-        yield
+        try:
+            yield
+        finally:
+            _parts.reshard(model)
 
 
 @contextmanager
@@ -257,17 +271,16 @@ def on_device(model: nn.Module, device: torch.device | str | None) -> Iterator[t
         model.to(first)
 
 
-def _batches(data: Any, targets: Any, batch_size: int | None, workers: int) -> Batches:
+def _batches(data: Any, targets: Any, batch_size: int | None, workers: int, world: World = ALONE) -> Batches:
     given = {"batch_size": batch_size is not None, "workers": workers != 0}
-    if batch_size is not None:
-        _checks.positive_int("batch_size", batch_size)
+    size = BATCH_SIZE if batch_size is None else _checks.positive_int("batch_size", batch_size)
     return make_batches(
         data,
         targets,
-        batch_size=batch_size,
-        default_batch_size=BATCH_SIZE,
+        batch_size=size * world.size,
         workers=workers,
         set_by_user=tuple(name for name, was_given in given.items() if was_given),
+        world=world,
     )
 
 

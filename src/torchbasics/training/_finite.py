@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from torchbasics import _parts
 from torchbasics._model import COMPILED, Buffers
 from torchbasics.training import _random
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from torch.optim import Optimizer
 
+    from torchbasics._world import World
     from torchbasics.data._batch import Batch
     from torchbasics.training._callbacks import State
     from torchbasics.training._step import Result, Step
@@ -174,7 +176,10 @@ class Guard:
         moment.buffers.restore()
         if moment.before is not None:
             moment.before.restore()
-        repeated, where, norm = replay(self.step, moment)
+        self.step.failure = None
+        # In parts, no process can run the model by itself.
+        with contextlib.nullcontext() if self.step.sharded else self.step.alone():
+            repeated, where, norm, mine = replay(self.step, moment)
         indices = None if moment.batch.indices is None else moment.batch.indices.tolist()
         parts = [f"{what} at step {moment.step}, epoch {moment.epoch}"]
         if indices is not None:
@@ -193,6 +198,20 @@ class Guard:
         error.step, error.epoch, error.indices = moment.step, moment.epoch, indices
         error.module = where[0] if where else None
         error.learning_rate, error.gradient_norm = moment.learning_rate, norm if repeated else None
+        return self._first(error, mine=mine and not moment.batch.idle)
+
+    def _first(self, error: NonFiniteError, *, mine: bool) -> NonFiniteError:
+        """Return the error of the first process on whose samples it happens again; all stop at the same step."""
+        world = self.step.world
+        if world.size > 1:
+            found = world.exchange((mine, str(error), vars(error)))
+            known = [rank for rank, (again, _, _) in enumerate(found) if again]
+            seen = [rank for rank, (_, _, told) in enumerate(found) if told["module"] is not None]  # in its part
+            rank = [*known, *seen, 0][0]
+            error = NonFiniteError(
+                f"{'' if known else 'in one of the processes, seen '}in process {rank}: {found[rank][1]}"
+            )
+            vars(error).update(found[rank][2])
         return error
 
 
@@ -202,7 +221,7 @@ def is_late(step: Step) -> bool:
         return False
     optimizer = step.optimizers[0]
     on_device: bool = optimizer.param_groups[0]["params"][0].is_cuda
-    return on_device and getattr(optimizer, "_step_supports_amp_scaling", False)
+    return on_device and not step.sharded and getattr(optimizer, "_step_supports_amp_scaling", False)
 
 
 def finite(loss: Tensor) -> float:
@@ -236,17 +255,31 @@ def check_gradients(optimizer: Optimizer, norm: Tensor | None, losses: Iterable[
         raise NonFiniteError("the loss is finite, but a gradient is not,")
 
 
+def check_parts(optimizer: Optimizer, norm: Tensor | None, world: World) -> None:
+    """See that gradients of which each process has a part are finite; all have to call it, and all raise.
+
+    Raises:
+        NonFiniteError: one is not.
+    """
+    grads = [_parts.own(g) for g in gradients(optimizer)]
+    total = norm.item() if norm is not None else world.total(abs(sum([g.sum().item() for g in grads])))
+    if not math.isfinite(total) and world.largest([not all(_is_finite(g) for g in grads)])[0]:
+        raise NonFiniteError("the loss is finite, but a gradient is not,")
+
+
 def gradients(optimizer: Optimizer) -> list[Tensor]:
     """Return the gradients there are."""
     return [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
 
 
-def replay(step: Step, moment: Moment) -> tuple[bool, tuple[str, str] | None, float]:
+def replay(step: Step, moment: Moment) -> tuple[bool, tuple[str, str] | None, float, bool]:
     """Make an update again, and undo it.
 
     Returns:
-        Whether it failed again, (module, what of it) first not finite, and the gradient's norm.
+        Whether it failed again, (module, what of it) first not finite, the gradient's norm, and whether it was on the
+        samples of this process.
     """
+    _parts.reshard(step.model)  # an error may have come half-way
     before, state = Before(step), copy.deepcopy(step.state_dict())
     late, step.late = step.late, None
     scaler, step.scaler = step.scaler, _fresh(step)
@@ -258,9 +291,14 @@ def replay(step: Step, moment: Moment) -> tuple[bool, tuple[str, str] | None, fl
             with contextlib.suppress(Exception):
                 step.update(moment.batch)  # fails where it failed before
                 repeated = False
+        # The loss of a process by itself is looked at before its gradients are made.
+        found = [] if step.failure and found and found[0][1] == "the gradient" else found
+        mine = repeated and (step.failure is not None or bool(found) or not step.sharded)
         grads = {n: p.grad for n, p in step.model.named_parameters() if p.grad is not None}
-        found += [(n.rpartition(".")[0], "a gradient") for n, g in reversed(grads.items()) if not _is_finite(g)]
-        norm = math.sqrt(sum(float(_values(g).abs().double().square().sum()) for g in grads.values()))
+        if not step.failure:
+            found += [(n.rpartition(".")[0], "a gradient") for n, g in reversed(grads.items()) if not _is_finite(g)]
+        squares = sum(float(_values(_parts.own(g)).abs().double().square().sum()) for g in grads.values())
+        norm = math.sqrt(step.world.total(squares) if step.sharded else squares)
     finally:
         step.late, step.scaler = late, scaler
         step.load_state_dict(state)
@@ -268,7 +306,7 @@ def replay(step: Step, moment: Moment) -> tuple[bool, tuple[str, str] | None, fl
         moment.buffers.restore()
         for parameter in step.model.parameters():
             parameter.grad = None
-    return repeated, found[0] if repeated and found else None, norm if grads else math.nan
+    return repeated, found[0] if repeated and found else None, norm if grads else math.nan, mine
 
 
 @contextlib.contextmanager
@@ -322,7 +360,7 @@ def _values(tensor: Tensor) -> Tensor:
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    return bool(_values(tensor).isfinite().all())
+    return bool(_values(_parts.own(tensor)).isfinite().all())
 
 
 def _bad_inputs(batch: Batch) -> str:

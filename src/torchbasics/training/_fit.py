@@ -12,17 +12,18 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from torchbasics import _checks
+from torchbasics import _checks, _world
 from torchbasics._model import modes_kept
 from torchbasics._recipe import EarlyStopping, Options, Recipe, make_recipe
 from torchbasics.data._batches import Batches, LoaderBatches, make_batches, split_data
-from torchbasics.training import _checkpoint, _random, _store
+from torchbasics.training import _checkpoint, _random
 from torchbasics.training._augment import make_augmentation
 from torchbasics.training._callbacks import Stopper, make_progress
 from torchbasics.training._ema import Average
 from torchbasics.training._evaluate import BATCH_SIZE, check, evaluating, no_autocast
 from torchbasics.training._metrics import make_metrics
 from torchbasics.training._optim import default_rate
+from torchbasics.training._parallel import Strategy, check_strategy, spread_over
 from torchbasics.training._run import Run
 from torchbasics.training._step import Step
 from torchbasics.training._steps import make_step
@@ -31,6 +32,7 @@ from torchbasics.training._tensorboard import TensorBoard
 if TYPE_CHECKING:
     from typing import Unpack
 
+    from torchbasics._world import World
     from torchbasics.training._history import History
 
 DEFAULT_BATCH_SIZE = 100
@@ -55,6 +57,7 @@ def fit(
     progress: bool | None = None,
     callbacks: Sequence[Any] = (),
     time_limit: float | None = None,
+    strategy: Strategy | None = "ddp",
     **options: Unpack[Options],
 ) -> History:
     """Train *model*, and return what was measured.
@@ -67,6 +70,9 @@ def fit(
     the history of whole epochs is returned with ``stopped`` "signal" or "time". The same call goes on from there. A
     second Ctrl-C is a KeyboardInterrupt at once; a signal after the last step goes to the handler of before, once the
     run is over. Workers of your own DataLoader have to ignore the signals themselves.
+
+    Under torchrun the same call trains on all processes: *batch_size* is the batch of all together, of which each takes
+    its part, and the gradient is the mean over all of it. Process 0 prints and writes; callbacks run on every process.
 
     Args:
         model: Any module; it is trained in place, and left in the mode it was found in.
@@ -93,6 +99,10 @@ def fit(
         callbacks: Objects with any of ``on_start``, ``on_step``, ``on_epoch``, ``on_stop``, ``on_end``, each called
             with a `State`; see `Callback`.
         time_limit: Seconds after which the run ends at the next step, ready to be gone on with.
+        strategy: With several processes: "ddp" = each has the whole model (DistributedDataParallel); "fsdp" = each has
+            a part of the parameters (FSDP2; on the CPU from torch 2.7), checkpoints are written in parts, and the model
+            stays so: all processes have to call ``evaluate``, ``io.save`` and the like; None = the model is as it is to
+            be used.
         **options: The values of `Recipe`: batch_size (100), loss, optimizer, lr, schedule, step, augment, shuffle,
             accumulate, clip_norm, precision, memory_format, compile, fused, early_stopping, ema, seed. With neither
             optimizer, lr nor schedule, AdamW with a one-cycle schedule is used. With ``ema`` validation measures the
@@ -103,32 +113,34 @@ def fit(
         FileNotFoundError, FileExistsError, CheckpointError: *resume* is not what *checkpoint* holds.
         RuntimeError: another process is writing to *checkpoint*.
         NonFiniteError: a loss or a gradient became nan or infinite; the model is as it was before that step.
+        DistributedError: another process has failed, or is gone.
 
     >>> x = torch.linspace(-1, 1, 100).unsqueeze(1)
     >>> history = fit(nn.Linear(1, 1), x, 2 * x, epochs=50, lr=0.1, batch_size=20, progress=False)
     >>> history[-1]["loss"] < 0.01
     True
     """
-    if epochs is not None:
-        options = {**options, "epochs": epochs}  # type: ignore[typeddict-unknown-key]  # make_recipe takes it
-    chosen = make_recipe(recipe, **options)
-    _check_arguments(chosen, metrics, checkpoint_every, keep, progress, callbacks, time_limit)
+    world = _world.join()
     with ExitStack() as stack:
-        if checkpoint is not None:
-            stack.enter_context(_store.locked(Path(checkpoint)))
-        kept = _checkpoint.open_folder(checkpoint, checkpoint_every, keep, resume)
+        stack.enter_context(world.together())
+        if epochs is not None:
+            options = {**options, "epochs": epochs}  # type: ignore[typeddict-unknown-key]  # make_recipe takes it
+        chosen = make_recipe(recipe, **options)
+        check_strategy(strategy)
+        _check_arguments(chosen, metrics, checkpoint_every, keep, progress, callbacks, time_limit)
+        kept = _checkpoint.open_folder(checkpoint, checkpoint_every, keep, resume, world, stack)
         seed = chosen.seed if chosen.seed is not None else kept.seed if kept is not None else None
-        seed = int(torch.randint(2**31, ())) if seed is None else seed
+        seed = world.exchange(int(torch.randint(2**31, ())) if seed is None else seed)[0]
         if isinstance(validation, float):
             train, validation = split_data(train, targets, validation, seed)
             targets = None
-        batches = _train_batches(train, targets, chosen, workers, seed, options)
-        held_out = None if validation is None else _validation_batches(validation, seed, workers)
+        batches = _train_batches(train, targets, chosen, workers, seed, options, world)
+        held_out = None if validation is None else _validation_batches(validation, seed, workers, world)
         step = make_step(chosen.step, model)
         chosen = _resolve(chosen, step.defaults, model, batches)
         if kept is not None:
             kept.set_threads(stack)
-        here = _place(model, device, chosen, stack)
+        here = _place(model, device, chosen, stack, whole=strategy != "fsdp" or world.size == 1)
         step.bind(model, chosen)
         columns = check(step, batches, here, metrics)
         if held_out is not None:
@@ -137,19 +149,22 @@ def fit(
         _check_last_batch(step, batches, here)
         stack.enter_context(modes_kept(model))
         stack.enter_context(no_autocast(model))
-        stack.enter_context(nullcontext() if chosen.seed is None else _random.forked(seed))
+        stack.enter_context(nullcontext() if chosen.seed is None else _random.forked(world.seed(seed)))
+        spread_over(world, strategy, step, batches)
         step.start(None if batches.steps() is None else batches.steps() * chosen.epochs)  # type: ignore[operator]
-        run = Run(model, step, chosen, batches, held_out, metrics, here, time_limit)
+        run = Run(model, step, chosen, batches, held_out, metrics, here, time_limit, world)
         average = [] if chosen.ema is None else [Average(chosen.ema)]
         parts: list[Any] = [*average, *_stoppers(chosen), *callbacks]
-        if log_dir is not None:
+        if log_dir is not None and world.first:
             classes = getattr(train, "classes", ())
             parts.append(TensorBoard(log_dir, held_out or batches, classes))
-        parts += make_progress(progress)
+        parts += make_progress(progress if world.first else False)
         if kept is not None:
             _tell_opaque(batches)
             parts = kept.attach(run, resume, seed, parts)
-        return run.go(parts)
+        history = run.go(parts)
+        world.spread(model.buffers())
+        return history
 
 
 def _check_arguments(
@@ -169,7 +184,9 @@ def _check_arguments(
     _checks.positive_int("keep", keep)
 
 
-def _train_batches(train: Any, targets: Any, recipe: Recipe, workers: int, seed: int, options: Any) -> Batches:
+def _train_batches(
+    train: Any, targets: Any, recipe: Recipe, workers: int, seed: int, options: Any, world: World
+) -> Batches:
     asked = {  # by the call, not by a recipe taken whole
         "batch_size": options.get("batch_size") is not None,
         "shuffle": "shuffle" in options,
@@ -184,6 +201,7 @@ def _train_batches(train: Any, targets: Any, recipe: Recipe, workers: int, seed:
         seed=seed,
         workers=workers,
         set_by_user=tuple(name for name, was_asked in asked.items() if was_asked),
+        world=world,
     )
     if isinstance(batches, LoaderBatches) and batches.once and recipe.epochs > 1:
         raise ValueError(
@@ -192,8 +210,9 @@ def _train_batches(train: Any, targets: Any, recipe: Recipe, workers: int, seed:
     return batches
 
 
-def _validation_batches(validation: Any, seed: int, workers: int) -> Batches:
-    held_out = make_batches(validation, batch_size=None, default_batch_size=BATCH_SIZE, seed=seed, workers=workers)
+def _validation_batches(validation: Any, seed: int, workers: int, world: World) -> Batches:
+    size = BATCH_SIZE * world.size
+    held_out = make_batches(validation, batch_size=size, seed=seed, workers=workers, world=world)
     if isinstance(held_out, LoaderBatches) and held_out.once:
         raise ValueError("validation is an iterator, which can be read once; give a list or a DataLoader")
     return held_out
@@ -216,13 +235,15 @@ def _resolve(recipe: Recipe, defaults: Any, model: nn.Module, batches: Batches) 
     return recipe.replace(schedule=recipe.schedule or "constant")
 
 
-def _place(model: nn.Module, device: torch.device | str | None, recipe: Recipe, stack: ExitStack) -> torch.device:
-    """Move the model to its device, and for the time of the run into its memory format."""
+def _place(
+    model: nn.Module, device: torch.device | str | None, recipe: Recipe, stack: ExitStack, *, whole: bool
+) -> torch.device:
+    """Move the model to its device, and for the time of the run into its memory format; parts of it have none."""
     if device is not None:
         from torchbasics._env import device as named
 
         model.to(named(str(device)))
-    if recipe.memory_format == "channels_last" and not _is_channels_last(model):
+    if recipe.memory_format == "channels_last" and whole and not _is_channels_last(model):
         model.to(memory_format=torch.channels_last)
         stack.callback(model.to, memory_format=torch.contiguous_format)
     return next((p.device for p in model.parameters()), torch.device("cpu"))

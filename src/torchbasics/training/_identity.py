@@ -12,9 +12,12 @@ from torch.optim import Optimizer
 
 from torchbasics import _files
 from torchbasics._model import COMPILED, Model, plain_state, unwrapped
+from torchbasics._parts import whole
 from torchbasics._recipe import Recipe
+from torchbasics._zoo import class_of
 from torchbasics.data._batches import Batches
 from torchbasics.training._metrics import make_metrics
+from torchbasics.training._shards import is_told
 from torchbasics.training._source import Teller, digest, settings
 from torchbasics.training._step import Step
 
@@ -61,7 +64,7 @@ def identify(run: Run) -> dict[str, Any]:
         "loader": run.train.describe(),
         "data": run.train.digest(),
         "validation": _validation(run.validation),
-        "weights": weights_digest(plain_state(run.model)),
+        "weights": weights_digest(plain_state(run.model, whole=False)),
         "source": source_digest(run.model),
         "metrics": None if run.metrics is None else list(make_metrics(run.metrics)),
         "metrics_source": None if run.metrics is None else _metrics_digest(run.metrics, tell),
@@ -69,8 +72,8 @@ def identify(run: Run) -> dict[str, Any]:
 
 
 def weights_digest(state: Mapping[str, Any]) -> str:
-    """Return one digest of a model's state, wherever it lies and in whatever memory format."""
-    return _files.tensors_digest(state.items())
+    """Return one digest of a model's state, wherever it lies, in whatever memory format, and in parts or not."""
+    return _files.tensors_digest((name, whole(value)) for name, value in state.items())
 
 
 def source_digest(model: nn.Module) -> str:
@@ -78,7 +81,7 @@ def source_digest(model: nn.Module) -> str:
 
     A class without a file, as a notebook makes it, is known by the compiled code of its methods.
     """
-    classes = {type(module) for module in unwrapped(model).modules()}
+    classes = {class_of(module) for module in unwrapped(model).modules()}
     return digest("\n".join(map(Teller(), sorted(classes, key=lambda cls: (cls.__module__, cls.__qualname__)))))
 
 
@@ -99,9 +102,9 @@ def changes(then: Mapping[str, Any], now: Mapping[str, Any], run: Run, *, own: b
     if then["model"] != now["model"]:
         found.append(f"the model was {then['model']} and is {now['model']}")
     else:
-        found += _differences(_layout(then["model_state"]), _layout(plain_state(run.model))) or _differences(
-            then["modules"], now["modules"]
-        )
+        found += _differences(
+            _layout(then["model_state"]), _layout(plain_state(run.model, whole=False))
+        ) or _differences(then["modules"], now["modules"])
     if not found:  # else these follow from it
         found += _other_optimizers(then, now, moved=own and isinstance(run.state.recipe.optimizer, Optimizer))
     if after["epochs"] < len(then["history"]):
@@ -165,15 +168,18 @@ def tell_numerics(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
 
 def _describe(module: nn.Module) -> str:
     """Return a module's class, and its arguments where it tells them."""
-    told, name = module.extra_repr(), type(module).__qualname__
+    told, name = module.extra_repr(), class_of(module).__qualname__
     return f"{name}({told})" if told or isinstance(module, Model) else name
 
 
 def _layout(state: Mapping[str, Any]) -> dict[str, str]:
-    return {
-        name: f"{tuple(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
-        for name, value in state.items()
-    }
+    return {name: _form(value) for name, value in state.items()}
+
+
+def _form(value: Any) -> str:
+    if is_told(value):
+        return f"{tuple(value['shape'])} of {value['dtype']}"
+    return f"{tuple(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def _differences(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from torchbasics._world import ALONE, World
 from torchbasics.data._batch import Batch
-from torchbasics.training._metrics import Metric, make_metrics, metric_state, number, set_metric_state
+from torchbasics.training._metrics import (
+    Metric,
+    add_up_states,
+    make_metrics,
+    metric_state,
+    number,
+    set_metric_state,
+    summable,
+)
 from torchbasics.training._step import Result
 
 
@@ -19,10 +28,12 @@ class Meter:
 
     Args:
         metrics: As `evaluate` takes them; made when the first targets are seen.
+        world: The processes that each count a part.
     """
 
-    def __init__(self, metrics: Any = None) -> None:
+    def __init__(self, metrics: Any = None, world: World = ALONE) -> None:
         self.wanted = metrics
+        self.world = world
         self.metrics: dict[str, Metric] | None = None
         self.sums: dict[str, float | Tensor] = {}
         self.weight = 0.0
@@ -38,9 +49,32 @@ class Meter:
                 self.sums[name] = self.sums.get(name, 0.0) + exact * result.weight
         if result.outputs is not None and result.targets is not None:
             if self.metrics is None:
-                self.metrics = make_metrics(self.wanted, result.outputs, result.targets)
+                self.metrics = self._kept(make_metrics(self.wanted, result.outputs, result.targets))
             for metric in self.metrics.values():
                 metric.update(result.outputs, result.targets)
+
+    def joined(self) -> Meter:
+        """Return what all processes have counted; all have to call it."""
+        if self.world.size == 1:
+            return self
+        made = Meter(self.wanted, self.world)
+        made.take(self.world.exchange(self.state_dict()))
+        return made
+
+    def take(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Set the sum of what `state_dict` returned in several processes."""
+        self.sums, self.weight, self.samples = {}, 0.0, 0
+        for state in states:
+            self.weight += state["weight"]
+            self.samples += state["samples"]
+            for name, value in state["sums"].items():
+                self.sums[name] = self.sums.get(name, 0.0) + value
+        named = next((list(state["metrics"]) for state in states if state["metrics"]), [])
+        if named:
+            self.metrics = make_metrics(named if self.wanted is None else self.wanted)
+            self.metrics = {name: summable(metric) for name, metric in self.metrics.items()}
+            for name, metric in self.metrics.items():
+                add_up_states(metric, [state["metrics"][name] for state in states if name in state["metrics"]])
 
     def compute(self) -> dict[str, float]:
         """Return the means and the metrics' values.
@@ -65,9 +99,12 @@ class Meter:
         self.sums, self.weight, self.samples = dict(state["sums"]), state["weight"], state["samples"]
         if state["metrics"]:
             named = list(state["metrics"])  # what was chosen by the targets has a name
-            self.metrics = make_metrics(named if self.wanted is None else self.wanted)
+            self.metrics = self._kept(make_metrics(named if self.wanted is None else self.wanted))
             for name, saved in state["metrics"].items():
                 set_metric_state(self.metrics[name], saved)
+
+    def _kept(self, metrics: dict[str, Metric]) -> dict[str, Metric]:
+        return metrics if self.world.size == 1 else {name: summable(metric) for name, metric in metrics.items()}
 
 
 def run_epoch(
@@ -92,7 +129,8 @@ def run_epoch(
         for batch in batches:
             here = batch if device.type == "cpu" else batch.to(device)
             result = do(here)
-            meter.add(result, batch.size)
+            if not batch.idle:
+                meter.add(result, batch.size)
             if after is not None and after(batch, result):
                 return True
     return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Protocol, cast
 
 import torch
@@ -115,6 +115,42 @@ class Mean:
         return self.sum / self.samples
 
 
+class Gathered:
+    """A metric that needs all predictions at once: those of all processes are brought together, then it is computed."""
+
+    def __init__(self, metric: Any) -> None:
+        self.metric = metric
+        self.outputs: list[Tensor] = []
+        self.targets: list[Tensor] = []
+        if hasattr(metric, "sync_on_compute"):  # torchmetrics would add up what is the same in all processes
+            metric.sync_on_compute = False
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Keep outputs and targets."""
+        self.outputs.append(outputs.detach().cpu())
+        self.targets.append(targets.cpu())
+
+    def compute(self) -> Any:
+        """Return the value over all of them."""
+        self.metric.update(torch.cat(self.outputs), torch.cat(self.targets))
+        return self.metric.compute()
+
+
+def summable(metric: Metric) -> Metric:
+    """Return a metric whose states of several processes can be added up."""
+    return metric if isinstance(metric, (Accuracy, Confusion, Mean, Gathered)) else Gathered(metric)
+
+
+def add_up_states(metric: Metric, states: Iterable[Mapping[str, Any]]) -> None:
+    """Give a `summable` metric the sum of what `metric_state` returned in several processes."""
+    total: dict[str, Any] = {}
+    for state in states:
+        for name, value in state.items():
+            there = value.cpu() if isinstance(value, Tensor) else value
+            total[name] = there if total.get(name) is None else total[name] if there is None else total[name] + there
+    set_metric_state(metric, total)
+
+
 def mae(outputs: Tensor, targets: Tensor) -> Tensor:
     """Mean absolute error."""
     if outputs.shape != targets.shape:
@@ -187,7 +223,7 @@ def metric_state(metric: Metric) -> dict[str, Any]:
         return {**metric.metric_state, "_update_count": metric._update_count}  # type: ignore[attr-defined]  # no public name
     if isinstance(metric, Accuracy):
         metric.settle()
-    return {name: value for name, value in vars(metric).items() if name not in ("function", "hits")}
+    return {name: value for name, value in vars(metric).items() if name not in ("function", "hits", "metric")}
 
 
 def set_metric_state(metric: Metric, state: Mapping[str, Any]) -> None:

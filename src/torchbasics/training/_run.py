@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from torchbasics._model import load_plain_state, load_unsaved_buffers, plain_state, unsaved_buffers
 from torchbasics._recipe import Recipe
+from torchbasics._world import ALONE, World
 from torchbasics.data._batch import Batch
 from torchbasics.data._batches import Batches
 from torchbasics.training import _random
@@ -21,6 +22,7 @@ from torchbasics.training._evaluate import measure
 from torchbasics.training._finite import Guard
 from torchbasics.training._history import History
 from torchbasics.training._loop import Meter, run_epoch
+from torchbasics.training._pace import Pace
 from torchbasics.training._signals import INTERRUPTED, Interrupts
 from torchbasics.training._step import Result, Step
 from torchbasics.training._steps import Supervised
@@ -39,7 +41,9 @@ class Run:
         metrics: Any,
         device: torch.device,
         time_limit: float | None = None,
+        world: World = ALONE,
     ) -> None:
+        self.world = world
         self.model = model
         self.step = step
         self.train = train
@@ -49,12 +53,13 @@ class Run:
         self.augment = make_augmentation(recipe.augment)
         self.guard = Guard(step, applies_once=type(step).update is Supervised.update)
         self.interrupts = Interrupts(time_limit)
+        self.pace = Pace(world)
         self.history = History(recipe=recipe)
         self.state = State(model, self.history, recipe, train.steps())
         self.callbacks: Sequence[Any] = ()
         self.position = 0
         self.seconds = 0.0
-        self.meter = Meter(metrics)
+        self.meter = Meter(metrics, world)
         self.random: dict[str, Any] | None = None  # the generators of the checkpoint that is gone on from
 
     def go(self, callbacks: Sequence[Any]) -> History:
@@ -67,7 +72,7 @@ class Run:
                     tell([callback], "on_start", self.state)
                     started.append(callback)
                     self.set_generators()
-                while len(self.history) < self.state.recipe.epochs and not self._ends():
+                while len(self.history) < self.state.recipe.epochs and not self._ends(now=True):
                     self._epoch()
                 if self.state.stopped in INTERRUPTED:
                     tell_all(callbacks, "on_stop", self.state)
@@ -88,13 +93,15 @@ class Run:
         batches = self.train.epoch(self.state.epoch, self.position)
         run_epoch(batches, self._update, self.meter, self.device, self._after)
         self.guard.settle()
-        row = {} if self.state.stopped in INTERRUPTED else self.meter.compute()
+        self.agree()
+        row = {} if self.state.stopped in INTERRUPTED else self.meter.joined().compute()
         if self.validation is not None and self.state.stopped is None:
             row |= self._validate(self.validation)
+            self.agree()
         if self.state.stopped in INTERRUPTED:  # the rest of the epoch is done by the run that goes on
             return
         self.history.rows.append({**row, "seconds": perf_counter() - started})
-        self.position, self.seconds, self.meter = 0, 0.0, Meter(self.metrics)
+        self.position, self.seconds, self.meter = 0, 0.0, Meter(self.metrics, self.world)
         tell(self.callbacks, "on_epoch", self.state)
 
     def _validate(self, batches: Batches) -> dict[str, float]:
@@ -106,14 +113,28 @@ class Run:
                     except Exception as e:
                         blame(e, callback, "validating")
                         raise
-            result = measure(self.step, batches, Meter(self.metrics), self.device, lambda *_: self._ends())
+            self.world.spread(self.model.buffers())  # batch norm has seen other samples in each process
+            meter = Meter(self.metrics, self.world)
+            result = measure(self.step, batches, meter, self.device, lambda *_: self._ends())
         return {f"validation_{name}": value for name, value in result.items()}
 
-    def _ends(self) -> bool:
-        """Whether the run ends here; asked at step borders only, so that nothing changes half way."""
+    def agree(self) -> None:
+        """Let all processes know what ends the run; all have to call it."""
+        if self.world.size > 1:
+            self._ends(now=True)
+
+    def _ends(self, *, now: bool = False) -> bool:
+        """Whether the run ends here; asked at step borders only, so that nothing changes half way.
+
+        Several processes agree on it, a few times a second and where *now* is true.
+        """
+        if self.world.size > 1 and not self.pace.due(now=now):
+            return False
         if self.state.stopped is None:
             self.state.stopped = self.interrupts()
             self.state.signal = self.interrupts.signal
+        if self.world.size > 1:
+            self.state.stopped, self.state.signal = self.pace.agreed(self.state.stopped, self.state.signal)
         return self.state.stopped is not None
 
     def _update(self, batch: Batch) -> Result:
@@ -121,6 +142,8 @@ class Run:
             batch = batch._replace(inputs=self.augment(batch.inputs))
         if self.state.recipe.memory_format == "channels_last" and isinstance(batch.inputs, Tensor):
             batch = batch._replace(inputs=_channels_last(batch.inputs))
+        if self.world.size > 1:
+            self.step.share = batch.counted / batch.of_all * (self.world.size if self.step.averaged else 1)
         self.state.learning_rate = self.step.optimizers[0].param_groups[0]["lr"]
         return self.guard.update(batch, self.state)
 
@@ -128,7 +151,7 @@ class Run:
         state = self.state
         state.step += 1
         state.loss = result.losses["loss"]
-        self.position += batch.size
+        self.position += batch.of_all
         self.seconds = perf_counter() - self.position_at
         for callback, hook in self._on_step:
             try:
@@ -139,17 +162,20 @@ class Run:
         return self._ends()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that is needed to go on from here."""
+        """Return all that is needed to go on from here; all processes have to call it."""
         self.guard.settle()
+        self.world.spread(self.model.buffers())
+        mine = {"random": _random.get_state(), "train": self.train.state_dict(), "meter": self.meter.state_dict()}
+        first, *others = self.world.exchange(mine)
         return {
-            "model_state": plain_state(self.model),
+            **first,
+            "others": others,  # what each process after the first has of its own
+            "model_state": plain_state(self.model, whole=False),
             "unsaved_buffers": unsaved_buffers(self.model),
-            "train": self.train.state_dict(),
             "step": self.step.state_dict(),
             "steps_done": self.state.step,
             "position": self.position,
             "seconds": self.seconds,
-            "meter": self.meter.state_dict(),
             "history": self.history.rows,
             "stopped": None if self.state.stopped in INTERRUPTED else self.state.stopped,
             "callbacks": callback_states(self.callbacks),
@@ -160,15 +186,33 @@ class Run:
         set_callback_states(callbacks, state["callbacks"])
         load_plain_state(self.model, state["model_state"])
         load_unsaved_buffers(self.model, state["unsaved_buffers"])
-        self.train.load_state_dict(state["train"])
         self.step.load_state_dict(state["step"])
         self.state.step = state["steps_done"]
         self.state.stopped = state["stopped"]
         self.position, self.seconds = state["position"], state["seconds"]
-        self.meter.load_state_dict(state["meter"])
         self.history.rows[:] = state["history"]
-        self.random = state["random"]
+        mine, self.random = self._part(state)
+        self.train.load_state_dict(mine["train"])
+        if "meter" in mine:
+            self.meter.load_state_dict(mine["meter"])
         self.set_generators()
+
+    def _part(self, state: Mapping[str, Any]) -> tuple[Mapping[str, Any], dict[str, Any] | None]:
+        """Return what this process had of its own, and its generators; of another number of processes, what is left.
+
+        The sums of the epoch so far then go to the first process, whose generators each new process makes its own of.
+        """
+        parts = [state, *state.get("others", ())]
+        if len(parts) == self.world.size:
+            return parts[self.world.rank], parts[self.world.rank]["random"]
+        self.state.notes.append(
+            f"{len(parts)} processes have begun and {self.world.size} go on: from the same sample, to other bits"
+        )
+        if self.world.first:
+            meter = Meter(self.metrics)
+            meter.take([part["meter"] for part in parts])
+            return {**state, "meter": meter.state_dict()}, state["random"]
+        return {"train": state["train"]}, None
 
     def set_generators(self) -> None:
         """Go on with the checkpoint's random numbers, after each ``on_start`` too: it has drawn its own before."""

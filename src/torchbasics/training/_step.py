@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -12,9 +13,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from torchbasics import _parts
 from torchbasics._recipe import Recipe
+from torchbasics._world import ALONE, World
 from torchbasics.data._batch import Batch, Inputs
-from torchbasics.training._finite import Late, check_gradients, finite
+from torchbasics.training._finite import Late, NonFiniteError, check_gradients, check_parts, finite
 from torchbasics.training._optim import make_optimizer, make_schedule, run_backward, step
 
 LEAST_SCALE = 2.0**-14  # float16's least normal number: a gradient that overflows with this is not finite by itself
@@ -38,13 +41,25 @@ class Step(ABC):
     defaults: ClassVar[Mapping[str, Any]] = {"optimizer": "adamw", "lr": 1e-2, "schedule": "onecycle"}
     """What a recipe gets that names neither optimizer, lr nor schedule: the best peak for the zoo's classifiers."""
 
+    calls_model: ClassVar[bool] = True
+    """Whether the model is called; else only parts of it are."""
+
     model: nn.Module
     recipe: Recipe
+    world: World = ALONE
+    """The processes whose gradients are added up before an update."""
+    share: float = 1.0
+    """What the gradient of this process's batch counts in that sum: its part of the samples."""
+    averaged: bool = False
+    """Whether the model itself, by a wrapper of torch's, takes the mean of the gradients in `backward`."""
+    sharded: bool = False
+    """Whether each process has a part of the parameters; then all run the model at the same time."""
 
     def bind(self, model: nn.Module, recipe: Recipe) -> None:
         """Take the model that is to be run."""
         self.model = model
         self.recipe = recipe
+        self.world, self.share, self.averaged, self.sharded = ALONE, 1.0, False, False
         self.optimizers: list[Optimizer] = []
         self.schedules: list[LRScheduler] = []
         self.device: str = next((p.device.type for p in model.parameters()), "cpu")
@@ -53,6 +68,7 @@ class Step(ABC):
         self.dtype: torch.dtype | None = low.get(recipe.precision)
         self.late: Late | None = None
         self._unseen: list[Tensor] = []  # losses on a device that nobody has looked at
+        self.failure: str | None = None  # of a loss that is not finite here, which all processes are to see
 
     @abstractmethod
     def start(self, steps: int | None) -> None:
@@ -90,6 +106,15 @@ class Step(ABC):
             schedule.load_state_dict(saved)
         self.scaler.load_state_dict(state["scaler"])
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Work as a single process meanwhile, on this one's own batch."""
+        world, self.world = self.world, ALONE
+        try:
+            yield
+        finally:
+            self.world = world
+
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context for the recipe's precision; float32 is none at all."""
         return nullcontext() if self.dtype is None else torch.autocast(self.device, self.dtype)
@@ -109,7 +134,9 @@ class Step(ABC):
             NonFiniteError: it is nan or infinite; on a device, `apply` tells.
         """
         value: float | Tensor
-        if loss.is_cpu:
+        if self.world.size > 1:
+            value, loss = self._shared(loss)
+        elif loss.is_cpu:
             value = finite(loss)
         else:  # pragma: no cover  # CUDA
             value = loss.detach()
@@ -125,10 +152,12 @@ class Step(ABC):
                 update instead, and lowers its scale, as long as there is one to lower.
         """
         norm = None
+        if self.world.size > 1 and not self.averaged:
+            self.world.add_up(_filled(optimizer))
         if self.recipe.clip_norm is not None:
             self.scaler.unscale_(optimizer)
             held = [p for group in optimizer.param_groups for p in group["params"]]
-            norm = nn.utils.clip_grad_norm_(held, self.recipe.clip_norm)
+            norm = _parts.whole(nn.utils.clip_grad_norm_(held, self.recipe.clip_norm))
         losses, self._unseen = self._unseen, []
         if self.scaler.is_enabled():
             for loss in losses:
@@ -140,10 +169,41 @@ class Step(ABC):
             self.late.look(optimizer, losses)
             step(optimizer)
         else:
-            check_gradients(optimizer, norm, losses)
+            self._check(optimizer, norm, losses)
             step(optimizer)
         if self.dtype is not None:
             torch.clear_autocast_cache()  # inside an autocast of the caller's, torch would go on with the old weights
+
+    def _check(self, optimizer: Optimizer, norm: Tensor | None, losses: list[Tensor]) -> None:
+        try:
+            if self.sharded:
+                check_parts(optimizer, norm, self.world)
+            else:
+                check_gradients(optimizer, norm, losses)
+        except NonFiniteError as e:
+            raise NonFiniteError(self.failure or str(e)) from None
+
+    def _shared(self, loss: Tensor) -> tuple[float | Tensor, Tensor]:
+        """Return the value of the loss, and the loss as it counts among those of all processes.
+
+        One that is not finite makes all gradients so: then all processes stop at this step.
+        """
+        value: float | Tensor = number_of(loss)
+        if not self.share:  # of a batch that does not count
+            return 0.0, loss.nan_to_num() * 0.0
+        if isinstance(value, float) and not math.isfinite(value):
+            self.failure = f"the loss is {value}"
+        finite_here = loss.detach().isfinite()  # on a device nobody waits for it
+        return value, loss * self.share * torch.where(finite_here, 1.0, float("nan"))
+
+
+def _filled(optimizer: Optimizer) -> list[Tensor]:
+    """Return the gradients of all that is trained; a process may have got none where another has."""
+    trained = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+    for parameter in trained:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    return [parameter.grad for parameter in trained if parameter.grad is not None]
 
 
 def call(forward: Callable[..., Any], inputs: Inputs) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from torchbasics.data._batch import Batch, Inputs
 from torchbasics.training._adversarial import Adversarial
 from torchbasics.training._losses import Loss, check_targets, counted, ignores, make_loss, weight
 from torchbasics.training._optim import clear_gradients
+from torchbasics.training._parallel import wrapped
 from torchbasics.training._step import Result, Step, call, number_of
 
 _NO_TARGETS = "the data has inputs and no targets; give (inputs, targets)"
@@ -33,20 +36,27 @@ class Supervised(Step):
     def bind(self, model: nn.Module, recipe: Recipe) -> None:
         """Take the model."""
         super().bind(model, recipe)
+        self.trained: nn.Module = model  # what a function is given; of several processes, with torch's wrapper
         self.forward: Callable[..., Any] = torch.compile(model) if recipe.compile else model
+        self.learn: Callable[..., Any] = self.forward
         self.loss: Loss | None = None  # made from the first targets seen
         self.looks: bool | None = None  # whether each batch's targets are compared with the outputs; None = unknown
         self.counts: bool | None = None  # whether the loss may leave out or weigh targets; None = unknown
 
     def start(self, steps: int | None) -> None:
-        """Make the optimizer."""
+        """Make the optimizer, and with several processes what takes the mean of their gradients."""
+        if self.world.size > 1 and not self.averaged:
+            self.trained = wrapped(self.model)
+            self.learn = torch.compile(self.trained) if self.recipe.compile else self.trained
+            self.averaged = True
         self.optimizer: Optimizer = self.add_optimizer(self.model.parameters(), steps)
 
     def update(self, batch: Batch) -> Result:
         """Update once; the batch goes through the model in ``accumulate`` parts."""
         clear_gradients(self.optimizer)
         if self.recipe.accumulate == 1:
-            loss, made = self._run(batch, batch.targets)
+            loss, made = self._run(batch, batch.targets, self.learn)
+            self._weigh(made.weight, batch)
             value = self.backward(loss)
         else:
             value, made = self._accumulate(batch)
@@ -75,16 +85,19 @@ class Supervised(Step):
         self.counts = bool(self.counts) or targets is None or ignores(self.loss, targets)
         return made._replace(losses={"loss": loss.item()})
 
-    def _run(self, batch: Batch, all_targets: Tensor | None) -> tuple[Tensor, Result]:
+    def _run(
+        self, batch: Batch, all_targets: Tensor | None, learn: Callable[..., Any] | None = None
+    ) -> tuple[Tensor, Result]:
         """Return the loss, and what the metrics are to see and how the loss counts."""
         with self.autocast():
             if self.function is not None:
-                made = self.function(self.model, batch.inputs, batch.targets)
+                model = self.model if learn is None else self.trained
+                made = self.function(model, batch.inputs, batch.targets)
                 loss, outputs = made if isinstance(made, tuple) else (made, None)
                 if not isinstance(loss, Tensor):
                     raise TypeError(f"step must return the loss, a tensor, or (loss, outputs), got {loss!r}")
                 return loss, Result({}, batch.size, outputs, batch.targets)
-            outputs = call(self.forward, batch.inputs)
+            outputs = call(self.forward if learn is None else learn, batch.inputs)
             if batch.targets is None or all_targets is None:
                 raise ValueError(_NO_TARGETS)
             used = self._made_loss(batch.targets)
@@ -101,17 +114,50 @@ class Supervised(Step):
         parts = _cut(batch, self.recipe.accumulate)
         shares = [self._share(part) for part in parts]
         total, summed = sum(shares), self._sums()
+        self._weigh(total, batch)
         value: float | Tensor = 0.0
         seen = []
-        for part, share in zip(parts, shares, strict=True):
-            if share or not total:  # a part that does not count has no mean
-                loss, made = self._run(part, part.targets)
+        # A part that does not count has no mean.
+        counted = [(part, share) for part, share in zip(parts, shares, strict=True) if share or not total]
+        # Where parameters are gathered for a part, all processes run as many.
+        spare = self.world.largest([len(counted)])[0] - len(counted) if self.sharded else 0
+        for _ in range(spare):
+            self.backward(self._run(parts[0], parts[0].targets, self.learn)[0].nan_to_num() * 0.0)
+        for i, (part, share) in enumerate(counted, start=1):
+            with nullcontext() if i == len(counted) else self._waiting():
+                loss, made = self._run(part, part.targets, self.learn)
                 value += self.backward(loss if summed else loss * (share / (total or 1)))
-                seen.append(made)
+            seen.append(made)
         outputs = [made.outputs.detach() for made in seen if made.outputs is not None]
         targets = [made.targets for made in seen if made.targets is not None]
         joined = [torch.cat(tensors) if tensors else None for tensors in (outputs, targets)]
         return value, Result({}, total, *joined)
+
+    def _weigh(self, weight: float, batch: Batch) -> None:
+        """Set what this batch counts in the mean that torch's wrapper takes over the processes."""
+        size = self.world.size
+        if size == 1:
+            return
+        mine = 0.0 if batch.idle else weight
+        asks = self.function is None and self.counts is not False  # what the others leave out is known to them alone
+        total = self.world.total(mine) if asks else batch.of_all
+        self.share = size * (float(bool(mine)) if self._sums() else mine / total if total else math.nan)
+
+    def _waiting(self) -> AbstractContextManager[Any]:
+        """Add up gradients here, as the last part of the batch is still to come."""
+        wait = getattr(self.trained, "no_sync", None)
+        return nullcontext() if wait is None else wait()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Work as a single process meanwhile."""
+        trained, learn = self.trained, self.learn
+        self.trained, self.learn = self.model, self.forward
+        try:
+            with super().alone():
+                yield
+        finally:
+            self.trained, self.learn = trained, learn
 
     def _share(self, part: Batch) -> float:
         if self.function is not None or part.targets is None:

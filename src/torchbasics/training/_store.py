@@ -52,22 +52,58 @@ def write(path: Path, state: Mapping[str, Any], step: int) -> None:
         OSError: it could not be written; nothing was changed.
         CheckpointError: what was read back is not what was written, or cannot be read without running code.
     """
+    temporary = begin(path)
+    try:
+        finish(temporary, path, state, step)
+    except BaseException:
+        discard(temporary)
+        raise
+
+
+def begin(path: Path) -> Path:
+    """Return the folder in which the checkpoint *path* is to be written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{uuid.uuid4().hex}.tmp"
-    try:
-        temporary.mkdir()
-        files = {STATE: _write(temporary / STATE, lambda file: torch.save(dict(state), file))}
-        versions = {"torchbasics": torchbasics.__version__, "torch": torch.__version__}
-        manifest = {"format": FORMAT, "step": step, **versions, "files": files}
-        signed = json.dumps({**manifest, "digest": _digest(manifest)}, indent=2)
-        _write(temporary / MANIFEST, lambda file: file.write(signed.encode()))
-        _files.sync_folder(temporary)
-        read(temporary, mmap=True)
-        temporary.rename(path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    temporary.mkdir()
+    return temporary
+
+
+def finish(
+    temporary: Path,
+    path: Path,
+    state: Mapping[str, Any],
+    step: int,
+    others: Mapping[str, Mapping[str, Any]] | None = None,
+) -> None:
+    """Write *state* beside what is in *temporary* already, read all of it back, and give it the name *path*.
+
+    Args:
+        temporary: What `begin` returned.
+        path: The checkpoint.
+        state: The state.
+        step: Updates done.
+        others: The files that are there, with what `told` returned to who wrote them.
+    """
+    written = _write(temporary / STATE, lambda file: torch.save(dict(state), file))
+    versions = {"torchbasics": torchbasics.__version__, "torch": torch.__version__}
+    manifest = {"format": FORMAT, "step": step, **versions, "files": {STATE: written, **(others or {})}}
+    signed = json.dumps({**manifest, "digest": _digest(manifest)}, indent=2)
+    _write(temporary / MANIFEST, lambda file: file.write(signed.encode()))
+    _files.sync_folder(temporary)
+    read(temporary, mmap=True)
+    temporary.rename(path)
     _files.sync_folder(path.parent)
+
+
+def discard(temporary: Path) -> None:
+    """Delete what was begun."""
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def told(file: Path) -> dict[str, Any]:
+    """Return what a manifest says of a file."""
+    with file.open("rb") as opened:
+        return {"size": file.stat().st_size, "sha256": hashlib.file_digest(opened, "sha256").hexdigest()}
 
 
 def read(path: Path, *, mmap: bool = False) -> dict[str, Any]:

@@ -1,0 +1,180 @@
+"""What several processes do in the tests of them: ``torchrun ... -m tests.worlds CASE FOLDER`` writes what came out.
+
+The same functions run in the tests' own process give what is to be expected.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tests.helpers import Squares, blobs
+from torchbasics import models, training
+from torchbasics.training import Supervised
+
+RANK = int(os.environ.get("RANK", "0"))
+CASES: dict[str, Callable[[], Any]] = {}
+
+
+def case(function: Callable[[], Any]) -> Callable[[], Any]:
+    """Make *function* a case that can be named."""
+    CASES[function.__name__] = function
+    return function
+
+
+class Best:
+    """A metric that needs all predictions at once: the share of samples above the median margin that are right."""
+
+    def __init__(self) -> None:
+        self.outputs: list[Tensor] = []
+        self.targets: list[Tensor] = []
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        self.outputs.append(outputs)
+        self.targets.append(targets)
+
+    def compute(self) -> float:
+        outputs, targets = torch.cat(self.outputs), torch.cat(self.targets)
+        sure, said = outputs.max(1)
+        return float((said == targets)[sure >= sure.median()].double().mean())
+
+
+def net(dtype: torch.dtype = torch.float64) -> nn.Module:
+    """A network that is other in each process until training begins, so that nothing but that makes them equal."""
+    torch.manual_seed(1)
+    made = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).to(dtype)
+    if RANK:
+        with torch.no_grad():
+            next(made.parameters()).add_(RANK)
+    return made
+
+
+def numbers(history: Any) -> list[dict[str, float]]:
+    """Return the rows of a history without the times."""
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in history]
+
+
+def trained(model: nn.Module, *data: Any, **options: Any) -> dict[str, Any]:
+    """Train, and return all that is to be equal."""
+    history = training.fit(model, *data, progress=False, **{"epochs": 3, "lr": 0.1, **options})
+    return {"rows": numbers(history), "weights": [p.detach().clone() for p in model.parameters()]}
+
+
+@case
+def evaluate() -> dict[str, Any]:
+    """Numbers of samples around the number of processes; accuracy and count are integers."""
+    from torchmetrics.classification import MulticlassAUROC
+
+    torch.manual_seed(1)
+    model = nn.Linear(6, 3)
+    found: dict[str, Any] = {}
+    for n in (1, 2, 3, 4, 5, 6, 13, 401):
+        inputs, targets = blobs(n)
+        found[f"float32 {n}"] = training.evaluate(model, inputs, targets)
+        found[f"float64 {n}"] = training.evaluate(nn.Linear(6, 3).double(), inputs.double(), targets)
+        found[f"small batches {n}"] = training.evaluate(model, inputs, targets, batch_size=2)
+    inputs, targets = blobs(60)
+    metrics = {"best": Best(), "auroc": MulticlassAUROC(3), "f1": "f1"}
+    found["metrics"] = training.evaluate(model, inputs, targets, metrics=metrics)
+    found["mae"] = training.evaluate(nn.Linear(6, 6), inputs, inputs, metrics="mae", batch_size=1)
+    found["dataset"] = training.evaluate(model, Squares(noise=False))
+    found["workers"] = training.evaluate(model, Squares(noise=False), workers=1)
+    batches = [(inputs[i : i + 7], targets[i : i + 7]) for i in range(0, 60, 7)]
+    found["list"] = training.evaluate(model, batches)
+    found["ignored"] = training.evaluate(model, inputs, targets.where(targets != 1, -100))
+    return found
+
+
+@case
+def fit() -> dict[str, Any]:
+    """One network in float64, each way of training once."""
+    inputs, targets = blobs(61)
+    inputs = inputs.double()
+    some = targets.where(torch.arange(61) % 3 > 0, -100)[:60]
+    loader = [(inputs[i : i + 9], targets[i : i + 9]) for i in range(0, 61, 9)]
+
+    def own(model: nn.Module, x: Tensor, y: Tensor) -> Any:
+        outputs = model(x)
+        return nn.functional.cross_entropy(outputs, y), outputs
+
+    weighted = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 3.0, 0.2], dtype=torch.float64))
+    return {
+        "plain": trained(net(), inputs, targets, batch_size=12, validation=0.2),
+        "last batch of one": trained(net(), inputs, targets, batch_size=15),
+        "batches of two": trained(net(), inputs[:9], targets[:9], batch_size=2),
+        "ignored targets": trained(net(), inputs[:60], some, batch_size=6),
+        "weighted": trained(net(), inputs, targets, batch_size=12, loss=weighted),
+        "sums": trained(net(), inputs, targets, batch_size=12, loss=nn.CrossEntropyLoss(reduction="sum"), lr=0.01),
+        "accumulate": trained(net(), inputs[:60], some, batch_size=12, accumulate=3),
+        "clipped": trained(net(), inputs, targets, batch_size=12, clip_norm=0.1, optimizer="sgd"),
+        "average": trained(net(), inputs, targets, batch_size=12, ema=0.9, validation=0.2),
+        "early": trained(net(), inputs, targets, batch_size=12, epochs=30, early_stopping=2, validation=0.3, lr=0.3),
+        "own step": trained(net(), inputs, targets, batch_size=12, step=own),
+        "regression": trained(nn.Linear(6, 6).double(), inputs, inputs, batch_size=12),
+        "list": trained(net(), loader, seed=3),
+        "metric": trained(net(), inputs, targets, batch_size=12, metrics={"best": Best()}),
+    }
+
+
+@case
+def unweighted() -> dict[str, Any]:
+    """The mean of the processes' own means, as a loop has it that counts nothing."""
+
+    def plain(step: Supervised, weight: float, batch: Any) -> None:
+        step.share = 1.0
+
+    kept, Supervised._weigh = Supervised._weigh, plain  # type: ignore[method-assign,assignment]  # the control
+    try:
+        inputs, targets = blobs(61)
+        return trained(net(), inputs.double(), targets, batch_size=15)
+    finally:
+        Supervised._weigh = kept  # type: ignore[method-assign]
+
+
+@case
+def single() -> dict[str, Any]:
+    """The same in float32, with samples of a dataset that draw random numbers, and a GAN, which only has to run."""
+    found: dict[str, Any] = {"dataset": trained(net(torch.float32), Squares(), batch_size=12)}
+    gan = models.DCGAN(latent_dim=4, width=4, depth=0)
+    found["gan"] = trained(gan, torch.rand(10, 1, 8, 8), batch_size=3, epochs=2, lr=1e-3)
+    norm = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+    found["batch norm"] = trained(norm, *blobs(60), batch_size=20, validation=0.2)
+    found["buffers"] = [b.clone() for b in norm.buffers()]
+    return found
+
+
+@case
+def resume() -> dict[str, Any]:
+    """A run with dropout in two parts, and the same in one; the folder is an argument."""
+    folder = Path(sys.argv[3])
+    inputs, targets = blobs(61)
+
+    def run(name: str, **options: Any) -> dict[str, Any]:
+        torch.manual_seed(1)
+        model = nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.3), nn.Linear(8, 3))
+        options = {"batch_size": 7, "checkpoint": folder / name, "checkpoint_every": 4, **options}
+        return trained(model, inputs, targets, ema=0.9, validation=0.2, **options)
+
+    class Halt:
+        def on_step(self, state: Any) -> None:
+            if state.step == 10:
+                raise KeyError("enough")
+
+    whole = run("whole")
+    try:
+        run("parts", callbacks=[Halt()])
+    except KeyError:
+        whole["halted"] = True
+    return {"whole": whole, "parts": run("parts")}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    out = Path(sys.argv[2])
+    torch.save(CASES[sys.argv[1]](), out / f"{os.environ.get('RANK', '0')}.pt")
