@@ -480,7 +480,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         small = make.SPECS["cnn/fashion_mnist"]
         recipe = small["recipe"].replace(epochs=1)
         teacher = {"weights": "cnn/teacher", "shift": 1, "precision": "bfloat16"}
-        taught = {**small, "recipe": recipe, "teacher": teacher}
+        taught = {**small, "recipe": recipe, "teacher": teacher, "batch_norm": True}
         alone = {
             **small, "recipe": recipe, "teacher": None, "batch_norm": False, "default": False, "config": {"hidden": 20}
         }  # fmt: skip
