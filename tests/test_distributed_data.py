@@ -19,6 +19,8 @@ from torchbasics._world import ALONE, World
 from torchbasics.data._batches import make_batches
 
 Found = list[dict[str, Any]]  # by process
+pytestmark = pytest.mark.slow
+
 TOLERANCE = 1e-10  # sums of float64 in another order
 
 

@@ -20,6 +20,8 @@ from torchbasics import _files, _parts, io
 from torchbasics._recipe import Recipe
 from torchbasics.training import _parallel, _shards, _store
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 ABLE = hasattr(torch.cpu.Stream(), "record_event")
 cuts = pytest.mark.skipif(not ABLE, reason="FSDP2 on the CPU needs torch 2.7 or newer")
