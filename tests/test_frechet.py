@@ -21,8 +21,8 @@ def normal(n: int, mean: list[float], spread: list[list[float]], seed: int = 0) 
     """Return *n* rows of exactly this mean and of the covariance ``spread @ spread.T``."""
     rows = torch.randn(n, len(mean), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     rows -= rows.mean(0)
-    rows @= torch.linalg.inv(torch.linalg.cholesky(rows.T.cov()).T)  # white
-    return rows @ torch.tensor(spread, dtype=torch.float64).T + torch.tensor(mean, dtype=torch.float64)
+    white: Tensor = rows @ torch.linalg.inv(torch.linalg.cholesky(rows.T.cov()).T)
+    return white @ torch.tensor(spread, dtype=torch.float64).T + torch.tensor(mean, dtype=torch.float64)
 
 
 def test_a_set_is_at_no_distance_from_itself() -> None:

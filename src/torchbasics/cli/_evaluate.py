@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     numbers = ", ".join(f"{name} {value:.4f}" for name, value in result.items() if name != "samples")
     print(f"{numbers} on {int(result['samples']):,} images of {source}")
     report = {"file": args.file, "data": source, **result}
-    if hasattr(model, "sample") and source in _frechet.SOURCES:
+    if "generator_loss" in result and hasattr(model, "sample") and source in _frechet.SOURCES:
         found = _frechet.measured(model, train, test)
         print(_frechet.told(found))
         report |= found

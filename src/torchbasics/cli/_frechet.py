@@ -32,9 +32,10 @@ def measured(model: Any, train: Images, test: Images) -> dict[str, Any]:
     """
     expected = seen(test)
     values = [frechet_distance(seen(drawn(model, len(test), seed=seed)), expected) for seed in range(DRAWS)]
+    mean, sd = round(statistics.mean(values), 4), round(statistics.stdev(values), 4)
     return {
-        "frechet_distance": round(statistics.mean(values), 4),
-        "draws": {"values": [round(v, 4) for v in values], "sd": round(statistics.stdev(values), 4)},
+        "frechet_distance": mean,
+        "draws": {"values": [round(v, 4) for v in values], "mean": mean, "sd": sd},
         "train_test": round(frechet_distance(seen(train[: len(test)]), expected), 4),
         "samples": len(test),
         "features": {"weights": SEES, "sha256": _weights.find_named(SEES).sha256},
