@@ -22,9 +22,9 @@ START, END = "<!-- weights -->\n", "<!-- /weights -->"
 
 def table(cards: Sequence[_weights.Weights], *, links: str) -> str:
     """Return the table of all weights; *links* is the folder of their pages."""
-    head = ("weights", "test accuracy", "over seeds", "parameters", "file")
+    head = ("weights", "on the test images", "over seeds", "parameters", "file")
     rows = [
-        (f"[`{card}`]({links}{slug(card)}.md)", accuracy(card), spread(card), f"{card.parameters:,}", size(card.size))
+        (f"[`{card}`]({links}{slug(card)}.md)", figure(card), spread(card), f"{card.parameters:,}", size(card.size))
         for card in cards
     ]
     return lines(head, rows)
@@ -39,7 +39,7 @@ def page(card: _weights.Weights) -> str:
         ("parameters", f"{card.parameters:,}"),
         ("multiply-adds of an image", f"{card.multiply_adds:,}"),
         ("file", f"{size(card.size)}, SHA-256 `{card.sha256}`"),
-        ("input", f"`{'x'.join(map(str, card.input_shape))}`; `card.transforms()` makes it of uint8 images"),
+        ("input", takes(card)),
         ("config", f"`{json.dumps(dict(card.config))}`"),
         ("data", f"{card.data['name']}, {card.data['source']}; licence: {card.data['licence']}"),
         ("torch", f"`{card.torch}`"),
@@ -71,10 +71,19 @@ def page(card: _weights.Weights) -> str:
 def measured(card: _weights.Weights) -> list[tuple[str, str]]:
     """Return the figures of *card*."""
     metrics = card.metrics
+    values = ", ".join(f"{v:.4f}" for v in metrics["seeds"]["values"])
+    if "frechet_distance" in metrics:
+        draws, sees = metrics["draws"], metrics["features"]
+        return [
+            ("Fréchet distance", f"{distance(card)} ± {draws['sd']:.4f} over {len(draws['values'])} draws of noise"),
+            ("of as many training images", f"{metrics['train_test']:.4f}"),
+            ("Fréchet distance over seeds", f"{spread(card)}: {values}"),
+            ("features", f"what the last layer of `{sees['weights']}` gets, SHA-256 `{sees['sha256']}`"),
+        ]
     calibration = metrics["calibration"]
     return [
         ("accuracy", accuracy(card)),
-        ("accuracy over seeds", f"{spread(card)}: {', '.join(f'{v:.4f}' for v in metrics['seeds']['values'])}"),
+        ("accuracy over seeds", f"{spread(card)}: {values}"),
         ("loss", f"{metrics['loss']:.4f}"),
         ("expected calibration error", f"{calibration['error']:.4f} ({calibration['bins']} bins)"),
         ("accuracy on the packaged test images", f"{metrics['mini_accuracy']:.4f}"),
@@ -95,6 +104,25 @@ def latency(card: _weights.Weights) -> str:
     """Return the milliseconds of a batch."""
     one, many = card.latency["batch_of_1_ms"], card.latency["batch_of_100_ms"]
     return f"{one:g} ms for 1 image, {many:g} ms for 100, one thread ({card.latency['cpu']})"
+
+
+def takes(card: _weights.Weights) -> str:
+    """Return what goes into the model."""
+    if len(card.input_shape) == 1:
+        return f"`{card.input_shape[0]}` numbers of standard normal noise; `model.sample(n)` draws them"
+    return f"`{'x'.join(map(str, card.input_shape))}`; `card.transforms()` makes it of uint8 images"
+
+
+def figure(card: _weights.Weights) -> str:
+    """Return what was measured of what is shipped, in a few words."""
+    if "frechet_distance" in card.metrics:
+        return f"Fréchet distance {distance(card)} (train against test: {card.metrics['train_test']:.4f})"
+    return f"accuracy {accuracy(card)}"
+
+
+def distance(card: _weights.Weights) -> str:
+    """Return the Fréchet distance of what is shipped."""
+    return f"{card.metrics['frechet_distance']:.4f}"
 
 
 def accuracy(card: _weights.Weights) -> str:

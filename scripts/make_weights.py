@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from torchbasics import _safetensors, _weights, _zoo, data, io, models
 from torchbasics._recipe import Recipe
+from torchbasics.cli import _frechet
 from torchbasics.cli._reproduce import probabilities, retrain, save
 from torchbasics.training import evaluate, predict
 
@@ -28,7 +29,7 @@ THREADS = 1  # of training: a number of them is a part of what bits come out
 HOW = ("batch_norm", "teacher")  # what decides the result beside config and recipe
 BINS = 15  # of the calibration error
 
-LIMITS = (
+LIMITS = (  # of classifiers
     "Grey pictures of 28x28 of one piece of clothing, bright on black, centred, as in Fashion-MNIST; of anything else "
     "it says one of the ten classes all the same. Not for decisions about people."
 )
@@ -120,6 +121,29 @@ SPECS: dict[str, dict[str, Any]] = {
             fused=True,
         ),
     },
+    "dcgan/fashion_mnist": {
+        "default": True,
+        "description": "It draws pieces of clothing like those of Fashion-MNIST.",
+        "config": {},
+        "batch_norm": False,
+        "teacher": None,
+        "limits": (
+            "Draws grey pictures of 28x28 in a black border of 2 pixels that look like those of Fashion-MNIST; some "
+            "show no piece of clothing. The Fréchet distance is that of the features of a small network: it compares "
+            "with distances by the same weights alone. Not for decisions about people."
+        ),
+        "recipe": Recipe(
+            epochs=10,
+            batch_size=50,
+            optimizer=("adam", {"betas": (0.0, 0.99)}),  # a momentum lets the discriminator win
+            lr=2e-3,
+            schedule="linear",
+            ema=0.999,
+            precision="bfloat16",
+            memory_format="channels_last",
+            fused=True,
+        ),
+    },
 }
 
 
@@ -135,7 +159,7 @@ def main() -> None:
     for name in args.names:
         runs = [trained(name, seed, train) for seed in args.seeds]
         if not args.train_only:
-            write(name, runs, args.seeds, test)
+            write(name, runs, args.seeds, train, test)
 
 
 def trained(name: str, seed: int, train: data.Images) -> tuple[nn.Module, float]:
@@ -169,16 +193,20 @@ def known(teacher: dict[str, Any], train: data.Images) -> Tensor:
     return found
 
 
-def write(name: str, runs: list[tuple[nn.Module, float]], seeds: list[int], test: data.Images) -> None:
+def write(
+    name: str, runs: list[tuple[nn.Module, float]], seeds: list[int], train: data.Images, test: data.Images
+) -> None:
     """Write the files and the card of the first of *runs*."""
-    spec, (model, seconds) = SPECS[name], runs[0]
+    spec, seconds = SPECS[name], runs[0][1]
+    model: Any = runs[0][0]
+    draws = hasattr(model, "sample")
     kind, _, weights = name.partition("/")
     path = _weights.FOLDER / f"{kind}-{weights}.safetensors"
     path.parent.mkdir(exist_ok=True)
     save(model, path, test)
     golden = path.with_suffix(".golden.safetensors")
     _write_golden(model, golden)
-    shape = tuple(test.images.shape[1:])
+    shape = tuple((model.example_inputs() if draws else test.images).shape[1:])
     card = {
         "model": kind,
         "name": weights,
@@ -189,7 +217,7 @@ def write(name: str, runs: list[tuple[nn.Module, float]], seeds: list[int], test
         "config": _zoo.config_of(model),
         "parameters": sum(p.numel() for p in model.parameters()),
         "multiply_adds": models.summary(model, (1, *shape)).multiply_adds,
-        "classes": test.classes,
+        "classes": () if draws else test.classes,
         "input_shape": shape,
         "data": {
             "name": "fashion_mnist",
@@ -199,8 +227,7 @@ def write(name: str, runs: list[tuple[nn.Module, float]], seeds: list[int], test
             "test_images": len(test),
         },
         "metrics": {
-            **measured(model, test),
-            "seeds": over_seeds([float(evaluate(one, test)["accuracy"]) for one, _ in runs], seeds),
+            **(distances if draws else accuracies)([one for one, _ in runs], seeds, train, test),
             "command": f"torchbasics evaluate {name} --data fashion_mnist",
         },
         "training": {
@@ -213,12 +240,24 @@ def write(name: str, runs: list[tuple[nn.Module, float]], seeds: list[int], test
             "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
         },
         "latency": latency(model, shape),
-        "limits": LIMITS,
+        "limits": spec.get("limits", LIMITS),
         "torch": ">=2.6",
         "golden": {"sha256": _weights.sha256_of(golden), "size": golden.stat().st_size},
     }
     path.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
-    print(f"{name}: accuracy {card['metrics']['accuracy']}, {card['metrics']['seeds']}, {card['size']:,} bytes")
+    print(f"{name}: {card['metrics']['seeds']}, {card['size']:,} bytes")
+
+
+def distances(runs: list[nn.Module], seeds: list[int], train: data.Images, test: data.Images) -> dict[str, Any]:
+    """Return how far what the models draw is from *test*."""
+    found = [_frechet.measured(model, train, test) for model in runs]
+    return {**found[0], "seeds": over_seeds([one["frechet_distance"] for one in found], seeds)}
+
+
+def accuracies(runs: list[nn.Module], seeds: list[int], train: data.Images, test: data.Images) -> dict[str, Any]:
+    """Return what there is to know of the first of *runs*, and the accuracies of all."""
+    found = [float(evaluate(model, test)["accuracy"]) for model in runs]
+    return {**measured(runs[0], test), "seeds": over_seeds(found, seeds)}
 
 
 def measured(model: nn.Module, test: data.Images) -> dict[str, Any]:
@@ -276,11 +315,15 @@ def latency(model: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _write_golden(model: nn.Module, path: Path) -> None:
-    """Write inputs and the outputs of *model* for them: the first image of each class."""
-    _, mini = data.fashion_mnist_mini()
-    index = torch.stack([(mini.targets == label).nonzero()[0, 0] for label in range(len(mini.classes))])
-    inputs, outputs = mini.images[index], model(mini.batch(index)[0])
+def _write_golden(model: Any, path: Path) -> None:
+    """Write inputs and the outputs of *model* for them: the first image of each class, or noise."""
+    if hasattr(model, "sample"):
+        inputs = model.noise(10, generator=torch.Generator().manual_seed(0))
+        outputs = model(inputs)
+    else:
+        _, mini = data.fashion_mnist_mini()
+        index = torch.stack([(mini.targets == label).nonzero()[0, 0] for label in range(len(mini.classes))])
+        inputs, outputs = mini.images[index], model(mini.batch(index)[0])
     fields = {"kind": "state", "model": "", "config": "{}", "history": "null", "metadata": "{}"}
     _safetensors.write(path, {"inputs": inputs, "outputs": outputs.contiguous()}, fields)
 

@@ -21,15 +21,17 @@ from torch import nn
 
 from torchbasics import _weights, data, io, models
 from torchbasics._files import CheckpointError
-from torchbasics.cli import _reproduce, main
+from torchbasics.cli import _frechet, _reproduce, main
 from torchbasics.models import CNNModel
-from torchbasics.training import History, State, confusion_matrix, evaluate, fit
+from torchbasics.training import History, State, confusion_matrix, evaluate, fit, frechet_distance
 
 ROOT = Path(__file__).parents[1]
 CARDS = _weights.all_cards()
 CLASSIFIERS = [card for card in CARDS if card.classes]
+PAINTERS = [card for card in CARDS if "frechet_distance" in card.metrics]
 every_card = pytest.mark.parametrize("card", CARDS, ids=str)
 every_classifier = pytest.mark.parametrize("card", CLASSIFIERS, ids=str)
+every_painter = pytest.mark.parametrize("card", PAINTERS, ids=str)
 
 
 def script(name: str) -> Any:
@@ -67,6 +69,23 @@ def test_the_tutorials_network_has_weights() -> None:
 
     assert (card.model, card.name, card.parameters, card.default) == ("cnn", "fashion_mnist", 54_840, True)
     assert card.config == CNNModel().config
+
+
+def test_the_gan_has_weights() -> None:
+    """Generator and discriminator of the default size, trained on Fashion-MNIST; noise goes in."""
+    card = models.get_weights("dcgan")[0]
+
+    assert (card.model, card.name, card.default, card.classes) == ("dcgan", "fashion_mnist", True, ())
+    assert card.config == models.DCGAN().config
+    assert card.input_shape == (100,)
+    with pytest.raises(TypeError, match=r"'dcgan' takes no images but noise; call model\.sample\(n\)"):
+        card.transforms()
+
+
+def test_each_card_says_how_good_its_weights_are() -> None:
+    """By an accuracy or by a distance."""
+    assert CARDS
+    assert {str(card) for card in CARDS} == {str(card) for card in [*CLASSIFIERS, *PAINTERS]}
 
 
 def test_a_model_has_one_default_and_it_comes_first() -> None:
@@ -145,6 +164,47 @@ def test_the_accuracy_of_a_card_is_found_again(card: _weights.Weights, fashion_m
     assert evaluate(model, fashion_mnist_test)["accuracy"] == pytest.approx(card.metrics["accuracy"], abs=2e-4)
     difference = confusion_matrix(model, fashion_mnist_test) - torch.tensor(card.metrics["confusion"])
     assert int(difference.abs().sum()) <= 4
+
+
+@every_painter
+def test_the_distances_of_a_card_agree_with_each_other(card: _weights.Weights) -> None:
+    """The distance is the mean over draws of noise, and the first seed's; that of training images is below it."""
+    metrics = card.metrics
+
+    assert metrics["samples"] == 10_000
+    assert len(metrics["draws"]["values"]) == _frechet.DRAWS
+    assert metrics["frechet_distance"] == metrics["seeds"]["values"][0]
+    assert metrics["frechet_distance"] == pytest.approx(statistics.mean(metrics["draws"]["values"]), abs=1e-4)
+    assert metrics["draws"]["sd"] == pytest.approx(statistics.stdev(metrics["draws"]["values"]), abs=2e-4)
+    assert 0 < metrics["train_test"] < metrics["frechet_distance"]
+
+
+def is_of_now(card: _weights.Weights) -> bool:
+    """Whether the distance of *card* was measured with the features of the weights that are in the package."""
+    features = card.metrics["features"]
+    return bool(_weights.find_named(features["weights"]).sha256 == features["sha256"])
+
+
+@every_painter
+def test_a_distance_is_that_of_the_features_in_the_package(card: _weights.Weights) -> None:
+    """Other weights that see: `python scripts/make_weights.py dcgan/fashion_mnist` measures again."""
+    assert is_of_now(card)
+
+
+def test_a_distance_by_other_features_is_seen(own_folder: Path) -> None:
+    """Positive control: the network that sees was trained again."""
+    edit_card(own_folder, "cnn-fashion_mnist", lambda card: card.update(sha256="0" * 64))
+
+    assert not is_of_now(models.get_weights("dcgan")[0])
+
+
+@every_painter
+def test_the_distance_of_a_card_is_found_again(card: _weights.Weights, fashion_mnist_test: data.Images) -> None:
+    """Of the first draw of noise; processors round differently."""
+    images = _frechet.drawn(models.get_model(card.model, weights=card.name), len(fashion_mnist_test), seed=0)
+    distance = frechet_distance(_frechet.seen(images), _frechet.seen(fashion_mnist_test))
+
+    assert distance == pytest.approx(card.metrics["draws"]["values"][0], rel=0.01)
 
 
 @pytest.fixture(scope="module")
@@ -457,6 +517,25 @@ def test_predict_asks_the_pretrained_network_where_none_is_named(
     assert "no images to look at, got 'cnn' alone; give PNG or JPEG files" in capsys.readouterr().err
 
 
+def test_generate_asks_the_pretrained_gan_where_no_model_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same picture with its name in front."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["generate", "-n", "4", "-o", "a.png"]) == 0
+    assert capsys.readouterr().out == "4 images by dcgan, seed 0: a.png\n"
+    assert main(["generate", "dcgan/fashion_mnist", "-n", "4", "-o", "b.png"]) == 0
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_list_and_info_say_how_far_drawn_images_are(capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = models.get_weights("dcgan")[0].metrics
+    said = f"Fréchet distance {metrics['frechet_distance']:.4g}, train against test {metrics['train_test']:.4g}; "
+    for command in (["list"], ["info", "dcgan"]):
+        assert main(command) == 0
+        assert said in capsys.readouterr().out
+
+
 def test_evaluate_takes_the_name_of_weights(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", "cnn", "--data", "mini", "--json"]) == 0
 
@@ -469,22 +548,23 @@ def test_evaluate_takes_the_name_of_weights(capsys: pytest.CaptureFixture[str]) 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder of weights that scripts/make_weights.py made from few images: one of them taught by the other."""
+    """Return a folder of weights that scripts/make_weights.py made from few images: a pair of teacher and taught, a GAN."""
     folder = tmp_path_factory.mktemp("made")
     make = script("make_weights")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(_weights, "FOLDER", folder / "weights")
         patch.setattr(data, "fashion_mnist", few)
-        patch.setattr(sys, "argv", ["make_weights.py", "cnn/teacher", "cnn/fashion_mnist", "--seeds", "0", "1"])
+        patch.setattr(sys, "argv", ["make_weights.py", "--seeds", "0", "1"])
         small = make.SPECS["cnn/fashion_mnist"]
         recipe = small["recipe"].replace(epochs=1)
         teacher = {"weights": "cnn/teacher", "shift": 1, "precision": "bfloat16"}
         taught = {**small, "recipe": recipe, "teacher": teacher, "batch_norm": True}
-        alone = {
-            **small, "recipe": recipe, "teacher": None, "batch_norm": False, "default": False, "config": {"hidden": 20}
-        }  # fmt: skip
-        patch.setattr(make, "SPECS", {"cnn/teacher": alone, "cnn/fashion_mnist": taught})
+        alone = {**small, "recipe": recipe, "default": False, "config": {"hidden": 20}}
+        gan = {**make.SPECS["dcgan/fashion_mnist"], "config": {"width": 4, "latent_dim": 8}}
+        gan["recipe"] = gan["recipe"].replace(epochs=1)
+        specs = {"cnn/teacher": alone, "cnn/fashion_mnist": taught, "dcgan/fashion_mnist": gan}
+        patch.setattr(make, "SPECS", specs)
         make.main()
     return folder / "weights"
 
@@ -503,7 +583,7 @@ def reproduce(made: Path, here: Path, monkeypatch: pytest.MonkeyPatch, name: str
     return main(["reproduce", name, "--json", *arguments])
 
 
-@pytest.mark.parametrize("name", ["cnn/teacher", "cnn/fashion_mnist"])
+@pytest.mark.parametrize("name", ["cnn/teacher", "cnn/fashion_mnist", "dcgan/fashion_mnist"])
 def test_weights_are_reproduced_bit_by_bit(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
@@ -616,6 +696,26 @@ def test_an_accuracy_that_is_not_found_again_is_an_error(
 
     assert reproduce(folder, tmp_path, monkeypatch, "cnn/teacher") == 2
     assert "is not within 0.003 of the card's" in capsys.readouterr().err
+
+
+def test_a_distance_that_is_further_is_an_error(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Positive control: a card that promises twice of what its recipe gives; another seed is only told of."""
+    folder = tmp_path / "weights"
+    shutil.copytree(made, folder)
+
+    def boast(card: Any) -> None:
+        card["metrics"]["frechet_distance"] /= 2
+
+    edit_card(folder, "dcgan-fashion_mnist", boast)
+
+    assert reproduce(folder, tmp_path, monkeypatch, "dcgan") == 2
+    assert "is more than 1.5 times the card's" in capsys.readouterr().err
+    assert reproduce(folder, tmp_path, monkeypatch, "dcgan", "--seed", "1") == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert not report["same_bits"]
+    assert report["frechet_distance"] == _weights.find_named("dcgan").metrics["seeds"]["values"][1]
 
 
 def test_reproducing_takes_what_is_there(capsys: pytest.CaptureFixture[str]) -> None:

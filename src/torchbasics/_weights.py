@@ -41,7 +41,9 @@ class Weights:
         input_shape: (C, H, W) of the images that go in, or (latent_dim,) of noise.
         data: What they were trained on: "name", "licence", "source".
         metrics: Measured once, on the test images: "accuracy", "loss", "per_class", "confusion", "calibration",
-            "mini_accuracy" on the images in the package, "seeds"; and "command", which measures them again.
+            "mini_accuracy" on the images in the package, "seeds"; and "command", which measures them again. Of what
+            draws images: "frechet_distance" to the test images, its "draws", "train_test", the distance of training
+            images, "features", the weights that see them.
         training: How they were made: "recipe", as `torchbasics.training.fit` takes it, "batch_norm", whether one was
             made a part of each convolution afterwards, "teacher", "threads", "seconds" of processor time, "torch",
             "cpu"; and "command", which does it again.

@@ -34,6 +34,7 @@ torchbasics evaluate runs/cnn/model.safetensors
 torchbasics evaluate cnn --data fashion_mnist   # the pretrained one
 torchbasics predict shoe.png --invert           # by the pretrained cnn
 torchbasics predict runs/cnn/model.safetensors shoe.png
+torchbasics generate -o grid.png                # by the pretrained dcgan
 torchbasics generate runs/dcgan/model.safetensors -n 64 -o grid.png
 torchbasics inspect runs/cnn/model.safetensors
 torchbasics convert weights.pt weights.safetensors   # a state_dict of torch.save; nothing in it is run
@@ -170,7 +171,8 @@ def _add_inspect(command: argparse.ArgumentParser) -> None:
 
 
 def _add_generate(command: argparse.ArgumentParser) -> None:
-    command.add_argument("file", metavar="MODEL", help=f"what draws images: {SAVED}")
+    text = "a file that train or io.save wrote, or the name of weights (default: dcgan)"
+    command.add_argument("file", nargs="?", default="dcgan", metavar="MODEL", help=f"what draws images: {text}")
     command.add_argument("-n", "--number", type=int, default=64, metavar="N", help="how many images (default: 64)")
     command.add_argument("-o", "--out", required=True, metavar="PICTURE", help="where to write them, such as grid.png")
     command.add_argument("--seed", type=int, default=0, metavar="SEED", help="another one gives others (default: 0)")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from torchbasics import _env, _world
+from torchbasics.cli import _frechet
 from torchbasics.cli._data import NAMES, load_data
 from torchbasics.cli._models import read_model
 from torchbasics.training import evaluate
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any] | None:
-    """Print what `torchbasics.training.evaluate` measures."""
+    """Print what `torchbasics.training.evaluate` measures, and how far images are that the model draws."""
     world = _world.join()
     with world.together():
         report, text = _measure(args)
@@ -28,14 +29,19 @@ def _measure(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     device = _env.device(args.device)
     model, metadata = read_model(args.file)
     source = args.data or metadata.get("data", "mini")
-    _, test = load_data(_as_trained(args, source, metadata), source)
-    classes = tuple(metadata.get("classes", test.classes))
+    train, test = load_data(_as_trained(args, source, metadata), source)
+    classes = tuple(metadata.get("classes") or test.classes)
     if classes != test.classes:
         raise ValueError(f"{args.file!r} was trained for the classes {classes!r}, {source!r} has {test.classes!r}")
     result = evaluate(model.to(device), test, batch_size=args.batch_size)
     numbers = ", ".join(f"{name} {value:.4f}" for name, value in result.items() if name != "samples")
     text = f"{numbers} on {int(result['samples']):,} images of {source}"
-    return {"file": args.file, "data": source, **result}, text
+    report = {"file": args.file, "data": source, **result}
+    if "generator_loss" in result and hasattr(model, "sample") and source in _frechet.SOURCES:
+        found = _frechet.measured(model, train, test)
+        text += f"\n{_frechet.told(found)}"
+        report |= found
+    return report, text
 
 
 def _as_trained(args: argparse.Namespace, source: str, metadata: dict[str, Any]) -> argparse.Namespace:

@@ -36,7 +36,11 @@ def headline(card: _weights.Weights) -> str:
     return f"{', '.join(figures)}; {card.parameters:,} parameters, {card.size / 1e6:.2f} MB"
 
 
-FIGURES = {"accuracy": "test accuracy", "frechet_distance": "Fréchet distance"}
+FIGURES = {
+    "accuracy": "test accuracy",
+    "frechet_distance": "Fréchet distance",
+    "train_test": "train against test",
+}
 
 
 def _briefly(cards: tuple[_weights.Weights, ...]) -> list[dict[str, Any]]:

@@ -31,5 +31,5 @@ def read_model(text: str) -> tuple[nn.Module, dict[str, Any]]:
         card = _weights.find_named(text)
     except ValueError as e:
         raise ValueError(f"there is no file {text!r}, and {e}") from None
-    images = {"shape": card.input_shape, "data": card.data["name"]} if len(card.input_shape) == 3 else {}
-    return get_model(card.model, weights=card.name), {"classes": card.classes, **images}
+    images = {"shape": card.input_shape} if len(card.input_shape) == 3 else {}
+    return get_model(card.model, weights=card.name), {"classes": card.classes, "data": card.data["name"], **images}

@@ -15,6 +15,7 @@ from torchbasics.training._find_lr import find_lr as find_lr
 from torchbasics.training._finding import Finding as Finding
 from torchbasics.training._finite import NonFiniteError as NonFiniteError
 from torchbasics.training._fit import fit as fit
+from torchbasics.training._frechet import frechet_distance as frechet_distance
 from torchbasics.training._history import History as History
 from torchbasics.training._step import Result as Result
 from torchbasics.training._step import Step as Step
