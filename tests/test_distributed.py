@@ -93,6 +93,9 @@ def test_samples_are_the_same_and_all_processes_end_alike(folder: Path) -> None:
         assert first[name]["rows"] == second[name]["rows"]
         assert all(map(torch.equal, first[name]["weights"], second[name]["weights"]))
     assert all(map(torch.equal, first["buffers"], second["buffers"]))
+    assert isinstance(expected["two samples"], dict)  # which one process can train on, and of two each has one
+    told = "batches of 10 and 2 samples of all 2 processes give batch norm 1 sample, which is too few; give another"
+    assert first["two samples"].startswith(told)
 
 
 def test_a_run_in_parts_is_the_run_in_one(folder: Path) -> None:

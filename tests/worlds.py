@@ -146,6 +146,10 @@ def single() -> dict[str, Any]:
     norm = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
     found["batch norm"] = trained(norm, *blobs(60), batch_size=20, validation=0.2)
     found["buffers"] = [b.clone() for b in norm.buffers()]
+    try:  # a last batch of two samples
+        found["two samples"] = trained(norm, *blobs(22), batch_size=10)
+    except ValueError as e:
+        found["two samples"] = str(e)
     return found
 
 

@@ -268,8 +268,9 @@ def _check_stopping(recipe: Recipe, columns: list[str] | None) -> None:
 
 def _check_last_batch(step: Step, batches: Batches, device: torch.device) -> None:
     """Batch norm over vectors fails on one sample; better now than at the end of the first epoch."""
-    parts, sizes = step.recipe.accumulate, batches.sizes()
-    alone = any(-(-size // parts) == 1 or size % -(-size // parts) == 1 for size in sizes)
+    parts, sizes, processes = step.recipe.accumulate, batches.sizes(), batches.world.size
+    own = {max(1, (size + rank) // processes) for size in sizes for rank in range(processes)}
+    alone = any(-(-size // parts) == 1 or size % -(-size // parts) == 1 for size in own)
     norms = any(isinstance(module, _BatchNorm) for module in step.model.modules())
     batch = batches.first(1) if alone and norms else None
     if batch is None:
@@ -283,6 +284,7 @@ def _check_last_batch(step: Step, batches: Batches, device: torch.device) -> Non
             told = str(e)
     if "more than 1 value per channel" in told:
         cut = f", cut into accumulate={parts!r} parts," if parts > 1 else ""
+        cut += f" of all {processes} processes" if processes > 1 else ""
         raise ValueError(
             f"batches of {' and '.join(map(str, sorted(sizes, reverse=True)))} samples{cut} give batch norm 1 sample, "
             "which is too few; give another batch_size"
