@@ -251,7 +251,7 @@ def test_sigterm_ends_all_with_one_checkpoint_from_which_the_same_command_goes_o
     steps = newest(tmp_path / "run")["steps_done"]
     assert 7 <= steps < 15
     names = sorted(path.name for path in (tmp_path / "run").iterdir())
-    assert names[-1] == f"step-{steps:08d}"
+    assert names[-1].removesuffix(".2") == f"step-{steps:08d}"  # there may be one of that step already
     told = end(run := train(tmp_path))
     assert run.returncode == 0, told
     assert results(tmp_path) == [whole] * 2

@@ -76,8 +76,9 @@ def join() -> None:
             _see_agent()
             _met = _shared(said["MASTER_ADDR"] or "", number("MASTER_PORT", 0), rank)
             atexit.register(leave)
+        name = _meet(_met, rank, size)  # so that all are connected to the store, whose sockets are not the group's
         before = _sockets()
-        store = dist.PrefixStore(f"torchbasics/{_meet(_met, rank, size)}", _met)  # type: ignore[attr-defined]  # it is public
+        store = dist.PrefixStore(f"torchbasics/{name}", _met)  # type: ignore[attr-defined]  # it is public
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     except (RuntimeError, ValueError, OSError) as e:  # a port in use, another number of processes, no way there
         where = f"{said['MASTER_ADDR']}:{said['MASTER_PORT']}"
