@@ -217,6 +217,9 @@ def test_when_the_agent_is_killed_all_end_and_the_same_command_goes_on(
     wait_for(run, f"step {step} of process 1")
 
     run.kill()
+    run.wait()
+    assert run.stdout is not None
+    run.stdout.close()
 
     sent = time.monotonic()
     assert gone(tmp_path)
