@@ -234,9 +234,9 @@ def test_without_putting_it_all_back_the_comparison_fails(lost: str, monkeypatch
 
 
 def _drawing(measure: Any) -> Any:
-    def draws(*args: Any) -> Any:
+    def draws(*args: Any, **options: Any) -> Any:
         torch.rand(1)
-        return measure(*args)
+        return measure(*args, **options)
 
     return draws
 

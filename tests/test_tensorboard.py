@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -79,6 +80,7 @@ def test_a_resumed_run_has_no_point_twice(every: int, tmp_path: Path) -> None:
     model = models.MLP(6, (4,), 3)
     with pytest.raises(KeyboardInterrupt):
         training.fit(copy.deepcopy(model), blobs(), callbacks=[Crash()], **options)
+    time.sleep(1.1)  # event files are read in the order of their names, which begin with the second
 
     training.fit(model, blobs(), **options)
 

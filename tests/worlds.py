@@ -103,6 +103,7 @@ def fit() -> dict[str, Any]:
         outputs = model(x)
         return nn.functional.cross_entropy(outputs, y), outputs
 
+    unseen = nn.CrossEntropyLoss(weight=torch.tensor([0.0, 1.0, 1.0], dtype=torch.float64))
     weighted = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 3.0, 0.2], dtype=torch.float64))
     return {
         "plain": trained(net(), inputs, targets, batch_size=12, validation=0.2),
@@ -110,6 +111,7 @@ def fit() -> dict[str, Any]:
         "batches of two": trained(net(), inputs[:9], targets[:9], batch_size=2),
         "ignored targets": trained(net(), inputs[:60], some, batch_size=6),
         "weighted": trained(net(), inputs, targets, batch_size=12, loss=weighted),
+        "weights of zero": trained(net(), inputs[:60], targets[:60], batch_size=2, shuffle=False, loss=unseen),
         "sums": trained(net(), inputs, targets, batch_size=12, loss=nn.CrossEntropyLoss(reduction="sum"), lr=0.01),
         "accumulate": trained(net(), inputs[:60], some, batch_size=12, accumulate=3),
         "clipped": trained(net(), inputs, targets, batch_size=12, clip_norm=0.1, optimizer="sgd"),

@@ -70,7 +70,7 @@ def join() -> None:
     backend = "gloo"
     if torch.cuda.is_available():  # pragma: no cover  # CUDA
         backend = "cpu:gloo,cuda:nccl"
-        torch.cuda.set_device(number("LOCAL_RANK", 0))
+        torch.cuda.set_device(number("LOCAL_RANK", 0) % torch.cuda.device_count())  # SLURM may show each its own alone
     try:
         if _met is None:
             _see_agent()

@@ -166,7 +166,7 @@ class World:
         return True
 
     def _device(self) -> str:
-        return "cpu" if "gloo" in dist.get_backend() or "cpu" in dist.get_backend() else "cuda"
+        return "cpu" if "gloo" in dist.distributed_c10d.get_backend_config() else "cuda"
 
 
 ALONE = World()

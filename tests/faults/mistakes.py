@@ -22,7 +22,7 @@ from torchbasics.training import evaluate, fit
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-RANK, LAST = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]) - 1
+RANK, LAST = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")) - 1
 
 
 class LostError(RuntimeError):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from torchbasics.data import _batches
+from torchbasics.data import _sized
 from torchbasics.training import _store, fit
 from torchbasics.training._run import Run
 
@@ -108,7 +108,7 @@ def one_fetch_early(folder: Path) -> Any:
 
 def order_of_the_global_generator(folder: Path) -> Any:
     """Wrong: the order is drawn, not computed."""
-    _batches.order = lambda n, seed, epoch: torch.randperm(n)  # type: ignore[attr-defined]
+    _sized.order = lambda n, seed, epoch: torch.randperm(n)  # type: ignore[attr-defined]
     return train(folder, workers=0)
 
 

@@ -74,8 +74,9 @@ class LoaderBatches(Batches):
     def _begun(self) -> Iterator[Any]:
         """Begin an epoch, where it was left."""
         batches = iter(self.loader)
+        self.skipped: Any = None  # the last one
         for _ in range(0 if self.stateful else self.given):
-            next(batches, None)
+            self.skipped = next(batches, self.skipped)
         return batches
 
     def _all(self, start: int) -> Iterator[Batch]:
@@ -128,7 +129,7 @@ class LoaderBatches(Batches):
         while True:
             batch = next(batches, None)
             whole = int(self.world.total(0 if batch is None else batch.size))
-            last = batch or last
+            last = batch or last or (None if self.skipped is None else as_batch(self.skipped))
             if not whole:
                 return
             if last is None:

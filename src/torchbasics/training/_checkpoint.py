@@ -83,7 +83,7 @@ class Checkpoints:
         identity = _identity.identify(run)
         identity |= {"seed": seed, "numerics": _identity.numerics(run.device, run.state.recipe), "origin": self.origin}
         if self.found is not None:
-            identity["weights"] = check(self.found, identity, run, resume)
+            identity["weights"] = self._checked(identity, run, resume)
             _identity.tell_numerics(self.found.state["numerics"], identity["numerics"])
         parts = [*callbacks, Checkpointer(run, self, identity)]
         if self.found is not None:
@@ -101,6 +101,19 @@ class Checkpoints:
                 stacklevel=3,
             )
         return parts
+
+    def _checked(self, identity: Mapping[str, Any], run: Run, resume: Resume) -> str:
+        """Do `check` in all processes; the first one's word counts, whose run the checkpoint tells of."""
+        assert self.found is not None
+        weights, refused = "", None
+        try:
+            weights = check(self.found, identity, run, resume)
+        except ValueError as e:
+            refused = str(e)
+        answer: tuple[str, str | None] = self.world.exchange((weights, refused))[0]
+        if answer[1] is not None:
+            raise ValueError(answer[1])
+        return answer[0]
 
 
 class Checkpointer(Callback):

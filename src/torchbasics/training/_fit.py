@@ -128,6 +128,17 @@ def fit(
         chosen = make_recipe(recipe, **options)
         check_strategy(strategy)
         _check_arguments(chosen, metrics, checkpoint_every, keep, progress, callbacks, time_limit)
+        world.agree(
+            "calls of fit",
+            {
+                "validation": validation if isinstance(validation, float) else validation is not None,
+                "checkpoint": checkpoint is not None,
+                "checkpoint_every": checkpoint_every,
+                "keep": keep,
+                "metrics": None if metrics is None else list(make_metrics(metrics)),
+                "strategy": strategy,
+            },
+        )
         kept = _checkpoint.open_folder(checkpoint, checkpoint_every, keep, resume, world, stack)
         seed = chosen.seed if chosen.seed is not None else kept.seed if kept is not None else None
         seed = world.exchange(int(torch.randint(2**31, ())) if seed is None else seed)[0]
@@ -269,6 +280,7 @@ def _check_stopping(recipe: Recipe, columns: list[str] | None) -> None:
 def _check_last_batch(step: Step, batches: Batches, device: torch.device) -> None:
     """Batch norm over vectors fails on one sample; better now than at the end of the first epoch."""
     parts, sizes, processes = step.recipe.accumulate, batches.sizes(), batches.world.size
+    processes = 1 if getattr(batches, "shared", False) else processes  # those of a loader are this process's own
     own = {max(1, (size + rank) // processes) for size in sizes for rank in range(processes)}
     alone = any(-(-size // parts) == 1 or size % -(-size // parts) == 1 for size in own)
     norms = any(isinstance(module, _BatchNorm) for module in step.model.modules())

@@ -212,7 +212,10 @@ def _told(tell: Teller, value: Any) -> str:
 
 
 def _validation(batches: Batches | None) -> list[Any] | None:
-    return None if batches is None else [batches.samples, batches.steps(), batches.digest(), batches.describe()]
+    if batches is None:
+        return None
+    steps = None if batches.samples else batches.steps()  # of a known number of samples they are cut for the processes
+    return [batches.samples, steps, batches.digest(), batches.describe()]
 
 
 def _metrics_digest(metrics: Any, tell: Teller) -> str:

@@ -90,7 +90,10 @@ class Meter:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the sums and the metrics' states, for a checkpoint in the middle of an epoch."""
-        metrics = {name: metric_state(metric) for name, metric in (self.metrics or {}).items()}
+        metrics = {
+            name: {k: v.cpu() if isinstance(v, Tensor) else v for k, v in metric_state(metric).items()}
+            for name, metric in (self.metrics or {}).items()
+        }
         sums = {name: float(value) for name, value in self.sums.items()}
         return {"sums": sums, "weight": self.weight, "samples": self.samples, "metrics": metrics}
 

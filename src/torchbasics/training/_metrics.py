@@ -123,7 +123,8 @@ class Gathered:
         self.outputs: list[Tensor] = []
         self.targets: list[Tensor] = []
         if hasattr(metric, "sync_on_compute"):  # torchmetrics would add up what is the same in all processes
-            metric.sync_on_compute = False
+            metric.sync_on_compute = metric._to_sync = False
+            metric.to("cpu")
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         """Keep outputs and targets."""

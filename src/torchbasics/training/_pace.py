@@ -22,7 +22,7 @@ class Pace:
 
     def due(self, *, now: bool) -> bool:
         """Whether this is a step to agree at."""
-        self.left -= 1
+        self.left -= not now
         return now or self.left <= 0
 
     def agreed(self, reason: str | None, signal: int | None) -> tuple[str | None, int | None]:

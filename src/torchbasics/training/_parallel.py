@@ -55,8 +55,9 @@ def spread_over(world: World, strategy: str | None, step: Step, batches: Batches
             "the data": None if getattr(batches, "shared", False) else batches.digest(),
         },
     )
-    parameters = [] if _parts.is_sharded(model) else list(model.parameters())
-    world.spread([*parameters, *model.buffers()])
+    if strategy is not None:  # else what differs may be meant to
+        parameters = [] if _parts.is_sharded(model) else list(model.parameters())
+        world.spread([*parameters, *model.buffers()])
     step.world = world
     if strategy == "fsdp" and not _parts.is_sharded(model):
         _check_shardable(model, step.recipe)
@@ -70,8 +71,8 @@ def wrapped(model: nn.Module) -> nn.Module:
     """Return *model* in a wrapper that takes the mean of the gradients of all processes while they are computed."""
     if isinstance(model, DistributedDataParallel):
         return model
-    on_cuda = next(model.parameters()).is_cuda
-    devices = [torch.cuda.current_device()] if on_cuda else None
+    place = next(model.parameters()).device
+    devices = [place.index] if place.type == "cuda" else None
     return DistributedDataParallel(model, device_ids=devices)
 
 

@@ -115,7 +115,9 @@ class Run:
                         raise
             self.world.spread(self.model.buffers())  # batch norm has seen other samples in each process
             meter = Meter(self.metrics, self.world)
+            self.pace = Pace(self.world)  # a step of validation takes another time
             result = measure(self.step, batches, meter, self.device, lambda *_: self._ends())
+            self.pace = Pace(self.world)
         return {f"validation_{name}": value for name, value in result.items()}
 
     def agree(self) -> None:

@@ -24,6 +24,7 @@ KNOWN = ("torch", "torchbasics", "builtins")  # these have versions
 # What a step holds once it is bound and started: of the run, not of its own.
 BOUND = {
     *("model", "recipe", "optimizers", "schedules", "device", "scaler", "dtype", "late", "_unseen"),
+    *("world", "share", "averaged", "sharded", "failure", "trained", "learn"),
     *("forward", "loss", "looks", "counts", "optimizer"),
     *("generator", "discriminator", "preprocess", "noise", "of_generator", "judged", "of_discriminator"),
 }

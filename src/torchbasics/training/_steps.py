@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from torchbasics import _checks
+from torchbasics._model import unwrapped
 from torchbasics._recipe import Recipe
 from torchbasics.data._batch import Batch, Inputs
 from torchbasics.training._adversarial import Adversarial
@@ -57,7 +58,7 @@ class Supervised(Step):
         if self.recipe.accumulate == 1:
             loss, made = self._run(batch, batch.targets, self.learn)
             self._weigh(made.weight, batch)
-            value = self.backward(loss)
+            value = self.backward(self._counted(loss, made))
         else:
             value, made = self._accumulate(batch)
         self.apply(self.optimizer)
@@ -126,7 +127,7 @@ class Supervised(Step):
         for i, (part, share) in enumerate(counted, start=1):
             with nullcontext() if i == len(counted) else self._waiting():
                 loss, made = self._run(part, part.targets, self.learn)
-                value += self.backward(loss if summed else loss * (share / (total or 1)))
+                value += self.backward(self._counted(loss if summed else loss * (share / (total or 1)), made))
             seen.append(made)
         outputs = [made.outputs.detach() for made in seen if made.outputs is not None]
         targets = [made.targets for made in seen if made.targets is not None]
@@ -143,6 +144,12 @@ class Supervised(Step):
         total = self.world.total(mine) if asks else batch.of_all
         self.share = size * (float(bool(mine)) if self._sums() else mine / total if total else math.nan)
 
+    def _counted(self, loss: Tensor, made: Result) -> Tensor:
+        """Return the loss; of a part that does not count, and may have no mean, a zero with gradients of zero."""
+        if self.share or self.function is not None or made.outputs is None:
+            return loss
+        return made.outputs.nan_to_num().sum() * 0.0
+
     def _waiting(self) -> AbstractContextManager[Any]:
         """Add up gradients here, as the last part of the batch is still to come."""
         wait = getattr(self.trained, "no_sync", None)
@@ -152,7 +159,7 @@ class Supervised(Step):
     def alone(self) -> Iterator[None]:
         """Work as a single process meanwhile."""
         trained, learn = self.trained, self.learn
-        self.trained, self.learn = self.model, self.forward
+        self.trained = self.learn = unwrapped(self.model)
         try:
             with super().alone():
                 yield

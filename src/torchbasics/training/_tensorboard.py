@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from torchbasics import _checks
+from torchbasics._model import unwrapped
+from torchbasics._parts import is_sharded
 from torchbasics.data._batch import Batch
 from torchbasics.data._batches import Batches
 from torchbasics.training._callbacks import Callback, State
@@ -86,8 +88,11 @@ class TensorBoard(Callback):
         self.waiting = list(state["waiting"])
         self.resumed = True  # at step 0 too, where the run was killed before its first checkpoint after that
 
-    def _picture(self, batch: Batch, model: Any) -> np.ndarray[Any, Any]:
+    def _picture(self, batch: Batch, wrapped: Any) -> np.ndarray[Any, Any]:
         """Draw what the model makes, or what it takes the images for, or the images alone."""
+        model: Any = unwrapped(wrapped)
+        if is_sharded(model):  # it runs in all processes at once alone
+            return grid(batch.inputs)  # type: ignore[arg-type]  # on_start has seen that these are images
         with evaluating(model):
             if hasattr(model, "sample"):
                 made: Tensor = model.sample(batch.size)
