@@ -75,7 +75,7 @@ def join() -> None:
         if _met is None:
             _see_agent()
             _met = _shared(said["MASTER_ADDR"] or "", number("MASTER_PORT", 0), rank)
-            atexit.register(leave)
+            atexit.register(_end)
         name = _meet(_met, rank, size)  # so that all are connected to the store, whose sockets are not the group's
         before = _sockets()
         store = dist.PrefixStore(f"torchbasics/{name}", _met)  # type: ignore[attr-defined]  # it is public
@@ -148,6 +148,12 @@ def _meet(store: Any, rank: int, size: int) -> str:
             raise RuntimeError(f"process {told} did not come in {TIMEOUT.total_seconds():g} s")
         time.sleep(0.01)
     return mine
+
+
+def _end() -> None:
+    """Leave as the process ends; of gloo the system closes what is open, and to wait for the others may be for ever."""
+    if _joined and dist.is_initialized() and "nccl" in dist.get_backend():
+        leave()  # pragma: no cover  # CUDA
 
 
 def leave() -> None:
