@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import ctypes
 import os
 import signal
 import socket
@@ -162,6 +163,9 @@ def leave() -> None:
     if _joined and dist.is_initialized():
         _hang_up()
         with suppress(Exception):  # what is broken already
+            group = dist.distributed_c10d._get_default_group()  # no public name
+            if "nccl" not in dist.get_backend():  # gloo, taken down after a failure, may wait for ever (torch 2.6)
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(group))
             dist.destroy_process_group()
     _joined = False
 
