@@ -13,6 +13,7 @@ import time
 import uuid
 from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -159,7 +160,7 @@ def _end() -> None:
 
 def leave() -> None:
     """Go from the group, which ends what others wait for; one of the user's own is left to them."""
-    global _joined  # noqa: PLW0603
+    global _joined  # noqa: PLW0603  # the process group is global, too
     if _joined and dist.is_initialized():
         _hang_up()
         with suppress(Exception):  # what is broken already
@@ -219,11 +220,11 @@ def is_own() -> bool:
 def _sockets() -> set[tuple[int, int]]:
     """Return the sockets of this process: descriptor, and inode, as numbers are used again."""
     found = set()
-    for name in os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else []:  # noqa: PTH112, PTH208
+    for path in Path("/proc/self/fd").glob("*"):  # none where there is no such folder
         with suppress(OSError):
-            about = os.fstat(int(name))
+            about = os.fstat(int(path.name))
             if stat.S_ISSOCK(about.st_mode):
-                found.add((int(name), about.st_ino))
+                found.add((int(path.name), about.st_ino))
     return found
 
 
