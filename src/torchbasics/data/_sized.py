@@ -28,6 +28,7 @@ class Batches:
 
     targets: Tensor | None = None  # all of them, where they lie in memory
     world: World = ALONE  # the processes that share each batch
+    shared: bool = False  # whether each of them reads samples of its own
 
     def __init__(self, samples: int, *, batch_size: int, shuffle: bool, seed: int) -> None:
         if samples == 0:

@@ -280,7 +280,7 @@ def _check_stopping(recipe: Recipe, columns: list[str] | None) -> None:
 def _check_last_batch(step: Step, batches: Batches, device: torch.device) -> None:
     """Batch norm over vectors fails on one sample; better now than at the end of the first epoch."""
     parts, sizes, processes = step.recipe.accumulate, batches.sizes(), batches.world.size
-    processes = 1 if getattr(batches, "shared", False) else processes  # those of a loader are this process's own
+    processes = 1 if batches.shared else processes  # the sizes are this process's own
     own = {max(1, (size + rank) // processes) for size in sizes for rank in range(processes)}
     alone = any(-(-size // parts) == 1 or size % -(-size // parts) == 1 for size in own)
     norms = any(isinstance(module, _BatchNorm) for module in step.model.modules())

@@ -52,7 +52,7 @@ def spread_over(world: World, strategy: str | None, step: Step, batches: Batches
             **{f"the model's {name}": f"{tuple(value.shape)} of {value.dtype}" for name, value in state.items()},
             "the trained part": [name for name, p in model.named_parameters() if p.requires_grad],
             "the data's length": [batches.samples, batches.steps()],
-            "the data": None if getattr(batches, "shared", False) else batches.digest(),
+            "the data": None if batches.shared else batches.digest(),
         },
     )
     if strategy is not None:  # else what differs may be meant to
