@@ -133,9 +133,12 @@ def test_the_job_file_for_slurm_is_a_script_of_bash() -> None:
 
 
 def test_the_job_file_for_slurm_starts_torchrun_and_asks_to_be_queued_again(tmp_path: Path) -> None:
-    """With stand-ins for SLURM's commands: two minutes before the end the step gets SIGTERM and the job is queued."""
+    """With stand-ins for SLURM's commands: two minutes before the end the step gets SIGTERM and the job is queued.
+
+    The list of nodes is longer than a pipe takes: who reads its first line alone ends scontrol by a signal.
+    """
     stands = {
-        "scontrol": 'echo "scontrol $*" >> "$LOG"; [ "$1" = show ] && printf "node1\\nnode2\\n"; exit 0',
+        "scontrol": 'echo "scontrol $*" >> "$LOG"; if [ "$1" = show ]; then exec seq -f node%g 20000; fi',
         "srun": 'echo "srun $*" >> "$LOG"; trap "echo stopped >> \\"$LOG\\"; exit 143" TERM\n'
         "kill -TERM $PPID; while true; do sleep 0.1; done",
     }

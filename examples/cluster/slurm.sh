@@ -15,19 +15,19 @@ set -euo pipefail
 
 PROCESSES=${PROCESSES:-${SLURM_GPUS_ON_NODE:-1}} # of each node
 FOLDER=${FOLDER:-$SLURM_SUBMIT_DIR/run}          # where all nodes see it
-FIRST=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+NODES=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+FIRST=${NODES%%$'\n'*}
 PORT=$((20000 + SLURM_JOB_ID % 10000)) # another job on the node has another one
 
 # export GLOO_SOCKET_IFNAME=eth0 NCCL_SOCKET_IFNAME=eth0  # where a node has several networks
 export OMP_NUM_THREADS=$((SLURM_CPUS_PER_TASK / PROCESSES))
 
+# Two minutes before the time is up SLURM signals this script: the processes write a checkpoint, and the job is queued
+# again, to go on from there.
+trap 'kill -TERM $(jobs -p) || true; wait || true; scontrol requeue "$SLURM_JOB_ID"' TERM
+
 srun torchrun \
     --nnodes="$SLURM_NNODES" --nproc-per-node="$PROCESSES" --max-restarts=3 \
     --rdzv-backend=c10d --rdzv-endpoint="$FIRST:$PORT" --rdzv-id="$SLURM_JOB_ID" \
     train.py --checkpoint "$FOLDER" &
-STEP=$!
-
-# Two minutes before the time is up SLURM signals this script: the processes write a checkpoint, and the job is queued
-# again, to go on from there.
-trap 'kill -TERM $STEP; wait $STEP || true; scontrol requeue "$SLURM_JOB_ID"' TERM
-wait $STEP
+wait $!
