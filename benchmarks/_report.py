@@ -34,7 +34,7 @@ def now() -> str:
 def table(part_name: str, part: Part) -> str:
     """Return the part in Markdown."""
     lines = [
-        f"### {part_name}",
+        f"## {part_name}",
         "",
         f"{part.title} {part.taken}".strip(),
         "",

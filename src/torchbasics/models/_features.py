@@ -20,7 +20,7 @@ _stance = threading.RLock()  # it is the whole process's: two threads at once wo
 
 
 class Features(nn.Module):
-    """A model that returns what layers inside another return; made by `features`.
+    """A model that returns what layers inside another return; made by `torchbasics.models.features`.
 
     Attributes:
         model: The other model, which is used as it is, and shared.

@@ -23,7 +23,7 @@ _OWN = __name__.partition(".")[0]
 
 
 class State:
-    """Where a run stands; callbacks read it and change nothing but by `stop`.
+    """Where a run stands; callbacks read it and change nothing but by `State.stop`.
 
     Attributes:
         model: What is trained.

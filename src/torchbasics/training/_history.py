@@ -15,7 +15,7 @@ from torchbasics._recipe import Recipe
 class History(Sequence[Mapping[str, float]]):
     """A sequence of epochs, each a mapping from a column's name to its value.
 
-    "loss", metrics such as "accuracy", the same with "validation_" before them, and "seconds", the wall time of the
+    "loss", metrics such as "accuracy", the same with ``validation_`` before them, and "seconds", the wall time of the
     epoch, which alone differs between equal runs and does not count in ``==``.
 
     Attributes:
