@@ -107,6 +107,7 @@ html_theme_options = {
         "alt_text": "torchbasics",
     },
     "icon_links": [{"name": "GitHub", "url": REPOSITORY, "icon": "fa-brands fa-github"}],
+    "navbar_persistent": ["search-button"],
     "navbar_end": ["language", "theme-switcher", "navbar-icon-links"],
     "header_links_before_dropdown": 6,
     "secondary_sidebar_items": ["page-toc"],

@@ -1,12 +1,12 @@
 """Directives for the pages of the model zoo, whose facts come from the models themselves.
 
-``models`` is the table of all; ``model`` says of one: its arguments, layers, names in the state_dict, and weights.
+``models`` is the table of all; ``model-facts`` and ``model-details`` tell of one.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from sphinx.util.docutils import SphinxDirective
@@ -42,40 +42,58 @@ def all_models() -> str:
     return table(("name", "class", "what it is", "parameters by default"), rows)
 
 
-def one_model(name: str) -> str:
-    """Return what there is to know of the model *name*."""
-    model, cls = models.get_model(name), _zoo.BUILT_IN[name][0].partition(":")[2]
-    generator = getattr(model, "generator", None)
-    inputs = model.example_inputs() if generator is None else model.noise(2)
-    model.eval()
+def facts(name: str) -> str:
+    """Return what there is to know of the model *name* at a glance."""
+    model, cls = models.get_model(name).eval(), _zoo.BUILT_IN[name][0].partition(":")[2]
+    inputs = _inputs(model)
     with torch.no_grad():
         outputs = model(inputs)
     shapes = [tuple(t.shape) for t in ([outputs] if isinstance(outputs, torch.Tensor) else outputs)]
-    parameters = sum(p.numel() for p in model.parameters())
-    facts = [
+    rows = [
         ("class", f"{{py:class}}`torchbasics.models.{cls}`"),
         ("example", f"`{tuple(inputs.shape)}` → {', '.join(f'`{shape}`' for shape in shapes)}"),
-        ("parameters", f"{parameters:,}"),
+        ("parameters", f"{sum(p.numel() for p in model.parameters()):,}"),
         ("weights", cards(name)),
     ]
+    figure = f"\n:::{{figure}} ../images/arch-{name}.svg\n:alt: The layers of {name}.\n:::\n"
+    return table(("by default", ""), rows) + figure * (IMAGES / f"arch-{name}.svg").is_file()
+
+
+def details(name: str) -> str:
+    """Return the layers, the configuration and the names in the state_dict of the model *name*, as sections."""
+    model = models.get_model(name)
+    inputs: Any = _inputs(model)
+    runs = [(model, inputs.shape)]
+    if hasattr(model, "generator"):
+        runs = [(model.generator, inputs.shape), (model.discriminator, model(inputs).shape)]
+    layers = "\n\n".join(f"```text\n{models.summary(part, shape)}\n```" for part, shape in runs)
     config = [(f"`{key}`", f"`{value!r}`") for key, value in _zoo.config_of(model).items()]
     state = [
         (f"`{key}`", f"`{tuple(tensor.shape)}`", f"`{str(tensor.dtype).removeprefix('torch.')}`")
         for key, tensor in model.state_dict().items()
     ]
-    parts = [table(("by default", ""), facts)]
-    if (IMAGES / f"arch-{name}.svg").is_file():
-        parts.append(f":::{{figure}} ../images/arch-{name}.svg\n:alt: The layers of {name}.\n:::\n")
-    parts.append("## Layers\n")
-    for part, shape in [(model, inputs.shape)] if generator is None else [(generator, inputs.shape), (model.discriminator, shapes[0])]:
-        parts.append(f"```text\n{models.summary(part, shape)}\n```\n")
-    parts += [
-        f'## Configuration\n\n`get_model("{name}")` takes these by keyword; the values are the defaults.\n',
-        table(("argument", "value"), config),
-        "## Names in the state_dict\n\nThey stay as they are: files of older versions fit.\n",
-        table(("name", "shape", "dtype"), state),
-    ]
-    return "\n".join(parts)
+    return f"""
+## Layers
+
+{layers}
+
+## Configuration
+
+`get_model("{name}")` takes these by keyword; the values are the defaults.
+
+{table(("argument", "value"), config)}
+
+## Names in the state_dict
+
+They stay as they are, so that files of older versions fit.
+
+{table(("name", "shape", "dtype"), state)}
+"""
+
+
+def _inputs(model: Any) -> torch.Tensor:
+    inputs: torch.Tensor = model.noise(1) if hasattr(model, "generator") else model.example_inputs()
+    return inputs
 
 
 class Models(SphinxDirective):
@@ -86,18 +104,29 @@ class Models(SphinxDirective):
         return self.parse_text_to_nodes(all_models())
 
 
-class Model(SphinxDirective):
-    """What there is to know of one model."""
+class Facts(SphinxDirective):
+    """What there is to know of one model at a glance."""
 
     required_arguments = 1
 
     def run(self) -> list[Node]:
         """Return its nodes."""
-        return self.parse_text_to_nodes(one_model(self.arguments[0]), allow_section_headings=True)
+        return self.parse_text_to_nodes(facts(self.arguments[0]))
+
+
+class Details(SphinxDirective):
+    """The sections about one model; they have to come last on their page."""
+
+    required_arguments = 1
+
+    def run(self) -> list[Node]:
+        """Return its nodes."""
+        return self.parse_text_to_nodes(details(self.arguments[0]), allow_section_headings=True)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Add the directives."""
     app.add_directive("models", Models)
-    app.add_directive("model", Model)
+    app.add_directive("model-facts", Facts)
+    app.add_directive("model-details", Details)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

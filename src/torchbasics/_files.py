@@ -48,6 +48,13 @@ class CheckpointError(ValueError):
             - ``"mismatch"``: it is whole, but is not of this model, or has values that are not finite.
             - ``"too-large"``: it, or the model that it describes, needs far more memory than its tensors have.
             - ``"unsupported"``: it is whole, but of a kind, a model or a dtype that this torchbasics cannot load.
+
+    >>> from torchbasics import io
+    >>> try:
+    ...     io.load(__file__)
+    ... except io.CheckpointError as e:
+    ...     e.reason
+    'not-a-checkpoint'
     """
 
     def __init__(self, message: str, reason: Reason) -> None:

@@ -20,6 +20,9 @@ class EarlyStopping:
         monitor: The history's column to watch; None = "validation_loss" where there is one, else "loss".
             Columns that end in "loss" or "error" are to fall, all others to rise.
         restore_best: Whether the model ends with the weights of its best epoch.
+
+    >>> Recipe(epochs=100, early_stopping=EarlyStopping(patience=5, monitor="validation_accuracy")).early_stopping
+    EarlyStopping(patience=5, monitor='validation_accuracy', restore_best=True)
     """
 
     patience: int

@@ -51,6 +51,10 @@ class Weights:
         limits: What they are not for.
         torch: The range of versions that they work with.
         golden: SHA-256 and size of the file of golden inputs and outputs.
+
+    >>> card = get_weights("cnn")[0]
+    >>> str(card), card.parameters, card.metrics["accuracy"], card.data["licence"]
+    ('cnn/fashion_mnist', 54840, 0.9231, 'MIT, copyright 2017 Zalando SE')
     """
 
     model: str

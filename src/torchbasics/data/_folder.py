@@ -35,6 +35,15 @@ def images(
     Raises:
         FileNotFoundError: *folder* is none, or has no class folders.
         ValueError: a class folder is empty, a file is not an image, or sizes differ; the message names it.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from PIL import Image
+    >>> with TemporaryDirectory() as folder:
+    ...     for name in ("cat", "dog"):
+    ...         Path(folder, name).mkdir()
+    ...         Image.new("RGB", (40, 30)).save(Path(folder, name, "1.png"))
+    ...     images(folder, size=(32, 32)).images.shape
+    torch.Size([2, 3, 32, 32])
     """
     root = Path(folder)
     if not root.is_dir():
@@ -77,6 +86,13 @@ def read_image(
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is not an image that can be read, or it has more than 8 bits a channel.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from PIL import Image
+    >>> with TemporaryDirectory() as folder:
+    ...     Image.new("L", (40, 30), "white").save(Path(folder, "page.png"))
+    ...     read_image(Path(folder, "page.png"), channels=1, invert=True).max()
+    tensor(0, dtype=torch.uint8)
     """
     from PIL import Image, ImageOps
 

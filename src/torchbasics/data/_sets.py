@@ -101,6 +101,9 @@ def fashion_mnist(root: str | os.PathLike[str] | None = None, *, download: bool 
 
     References: Han Xiao, Kashif Rasul, Roland Vollgraf, "Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine
     Learning Algorithms", 2017, arXiv:1708.07747.
+
+    >>> fashion_mnist("/usr/share/datasets")  # doctest: +SKIP
+    (Images(60000 x 1x28x28, 10 classes, 'fashion_mnist train'), Images(10000 x 1x28x28, 10 classes, ...))
     """
     return _official(_FASHION_MNIST, root, download)
 
@@ -112,6 +115,10 @@ def mnist(root: str | os.PathLike[str] | None = None, *, download: bool = True) 
 
     References: Yann LeCun, Leon Bottou, Yoshua Bengio, Patrick Haffner, "Gradient-Based Learning Applied to Document
     Recognition", Proceedings of the IEEE, 1998.
+
+    >>> train, test = mnist("data")  # doctest: +SKIP
+    >>> test  # doctest: +SKIP
+    Images(10000 x 1x28x28, 10 classes, 'mnist test')
     """
     return _official(_MNIST, root, download)
 

@@ -42,6 +42,13 @@ class PretrainedDCGAN(nn.Module):
         noise_dim: Values of noise per image.
         loss: The name of the loss it was trained with: images are in [-1, 1] for "DCGAN" and "MSE", else unbounded.
         attributes: The labels an image is conditioned on, in order: each one's name and values.
+
+    >>> from torchbasics.models import DCGAN
+    >>> net, average = (DCGAN(latent_dim=8, width=4, depth=1).generator for _ in range(2))
+    >>> model = PretrainedDCGAN(net, average, noise_dim=8, loss="DCGAN", attributes={})
+    >>> noise, labels = model.buildNoiseData(5)
+    >>> model.test(noise, getAvG=True).shape
+    torch.Size([5, 1, 16, 16])
     """
 
     def __init__(
@@ -227,6 +234,10 @@ def load_dcgan(
 
     References:
         Radford, Metz, Chintala, Unsupervised Representation Learning with DCGANs, 2016, arXiv:1511.06434.
+
+    >>> model = load_dcgan()  # doctest: +SKIP
+    >>> model.sample(16, labels={"input_gender": "Men"}).shape  # doctest: +SKIP
+    torch.Size([16, 3, 64, 64])
     """
     _checks.choice("network", which, ("netG", "avgG"))
     target = _env.device(device)
@@ -249,6 +260,15 @@ def save_dcgan(model: PretrainedDCGAN, path: str | os.PathLike[str]) -> None:
         ValueError: *path* does not end in ".safetensors", or `load_dcgan` would refuse the model: it has values that
             are not finite, or other layers.
         FileNotFoundError: the folder is not there.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from torchbasics.models import DCGAN
+    >>> net, average = (DCGAN(latent_dim=8, width=4, depth=1).generator for _ in range(2))
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder, "gan.safetensors")
+    ...     save_dcgan(PretrainedDCGAN(net, average, noise_dim=8, loss="DCGAN", attributes={}), path)
+    ...     load_dcgan(path).sample(2).shape
+    torch.Size([2, 1, 16, 16])
     """
     if Path(path).suffix != ".safetensors":
         raise ValueError(f"path must end in .safetensors, got {str(path)!r}")

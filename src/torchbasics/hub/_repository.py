@@ -62,6 +62,12 @@ def load(
 
     Warns:
         UserWarning: *repo* is not pinned to a commit.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "hubconf.py").write_text("def double(x): return 2 * x")
+    ...     load(folder, "double", 21, source="local")
+    42
     """
     _checks.choice("source", source, ("github", "local"))
     folder = Path(repo) if source == "local" else _downloaded(str(repo), trust_repo, force_reload)

@@ -33,6 +33,13 @@ def export(
         ValueError: *path* has another ending, *inputs* are missing, or this torch cannot write the model as ONNX: that
             of 2.6 has no word for batch norm.
         ImportError: the extra is not installed.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     export(nn.Linear(3, 2), Path(folder, "linear.pt2"), inputs=torch.zeros(1, 3))
+    ...     program = torch.export.load(Path(folder, "linear.pt2"))
+    >>> program.module()(torch.zeros(5, 3)).shape
+    torch.Size([5, 2])
     """
     suffix = Path(path).suffix
     if suffix not in (".pt2", ".onnx"):

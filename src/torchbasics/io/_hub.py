@@ -47,6 +47,9 @@ def push_to_hub(model: nn.Module, repository: str, *, private: bool = False, tok
         ImportError: the extra "hub" is not installed.
         TypeError: the model's class is not registered.
         OSError: the hub refuses, or cannot be reached.
+
+    >>> push_to_hub(model, "you/shirts")  # doctest: +SKIP
+    'https://huggingface.co/you/shirts/commit/...'
     """
     hub: Any = _checks.require("huggingface_hub", "hub")
     with TemporaryDirectory() as name:
@@ -76,6 +79,8 @@ def from_pretrained(repository: str, *, revision: str | None = None, token: str 
         ImportError: the extra "hub" is not installed.
         OSError: the repository or the file is not there, or cannot be reached and is not in the cache.
         CheckpointError: what `load` refuses.
+
+    >>> model = from_pretrained("you/shirts", revision="0123abc")  # doctest: +SKIP
     """
     hub: Any = _checks.require("huggingface_hub", "hub")
     return load(hub.hf_hub_download(repository, FILE, revision=revision, token=token))

@@ -32,6 +32,14 @@ def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         FileNotFoundError: there is no such file.
         CheckpointError: it is too damaged to tell what is in it.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from torchbasics import io, models
+    >>> with TemporaryDirectory() as folder:
+    ...     io.save(models.MLP(3, (4,), 2), Path(folder, "mlp.safetensors"))
+    ...     report = io.inspect(Path(folder, "mlp.safetensors"))
+    >>> report["kind"], report["model"], report["intact"], report["elements"]
+    ('model', 'mlp', True, 26)
     """
     report: dict[str, Any] = {"path": str(path), "kind": "tensors", "intact": None, "refused": None}
     report |= dict.fromkeys(("model", "config", "history", "recipe", "metadata", "names"))

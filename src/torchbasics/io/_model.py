@@ -52,6 +52,11 @@ def save(
         ValueError: *path* has another ending, or the model's class would make another one of its arguments: a layer
             was replaced, or has taken its shape from a batch; the class takes arguments without a name.
         FileNotFoundError: the folder is not there.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from torchbasics.models import MLP
+    >>> with TemporaryDirectory() as folder:
+    ...     save(MLP(3, (4,), 2), Path(folder, "mlp.safetensors"), metadata={"classes": ["cat", "dog"]})
     """
     path, model = _suffixed(path), unwrapped(model)
     name = _zoo.name_of(model)
@@ -86,6 +91,11 @@ def load(path: str | os.PathLike[str], *, allow_nonfinite: bool = False) -> nn.M
     Raises:
         FileNotFoundError: there is no such file.
         CheckpointError: the file cannot be trusted, holds no model, or its model cannot be made here.
+
+    >>> from torchbasics.models import get_weights
+    >>> model = load(get_weights("cnn")[0].path)
+    >>> model(torch.zeros(5, 1, 28, 28)).shape
+    torch.Size([5, 10])
     """
     return load_described(path, allow_nonfinite=allow_nonfinite)[0]
 

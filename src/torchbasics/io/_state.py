@@ -31,6 +31,10 @@ def save_state(model: nn.Module, path: str | os.PathLike[str]) -> None:
         ValueError: *path* does not end in ".safetensors", or the model's layers have no shape yet.
         TypeError: the model's state has entries that are no dense tensors.
         FileNotFoundError: the folder is not there.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     save_state(nn.Linear(3, 2), Path(folder, "linear.safetensors"))
     """
     write_state(state_of(unwrapped(model)), path)
 
@@ -90,6 +94,14 @@ def load_state(model: nn.Module, path: str | os.PathLike[str], *, allow_nonfinit
         ValueError: a parameter or buffer of the model has no memory yet.
         TypeError: one is no dense tensor.
         CheckpointError: the file cannot be trusted, or does not fit the model; the message lists every difference.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> model, other = nn.Linear(3, 2), nn.Linear(3, 2)
+    >>> with TemporaryDirectory() as folder:
+    ...     torch.save(model.state_dict(), Path(folder, "linear.pt"))
+    ...     load_state(other, Path(folder, "linear.pt"))
+    >>> torch.equal(model.weight, other.weight)
+    True
     """
     _files.check_file(path)
     suffix, bare = Path(path).suffix, unwrapped(model)

@@ -57,6 +57,9 @@ class CheckResult:
         name: One of `CHECKS`.
         outcome: "passed", "failed" or "skipped".
         reason: What was wrong and what to do about it, or why the check was skipped.
+
+    >>> print(CheckResult("onnx", "skipped", "the extra is not installed"))
+    skipped onnx: the extra is not installed
     """
 
     name: str
@@ -74,6 +77,10 @@ class ContractReport:
     Attributes:
         model: The name of the model's class.
         results: One of each check, in the order of `CHECKS`.
+
+    >>> report = ContractReport("Net", (CheckResult("forward", "passed"), CheckResult("finite", "failed", "it is nan")))
+    >>> report.passed, report.names("failed")
+    (False, ['finite'])
     """
 
     model: str
@@ -99,6 +106,12 @@ class ContractError(AssertionError):
 
     Attributes:
         report: The whole `ContractReport`.
+
+    >>> try:
+    ...     check_model(lambda: nn.Softmax(dim=0), (3,), skip=("export", "compile", "onnx"))
+    ... except ContractError as e:
+    ...     e.report.names("failed")
+    ['independence']
     """
 
     def __init__(self, report: ContractReport) -> None:

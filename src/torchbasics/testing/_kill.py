@@ -53,6 +53,9 @@ class Kill:
         point: One of `POINTS`; or "time".
         when: "before" or "after" the call.
         at: Which call, counted from 1; for "time", seconds from the start.
+
+    >>> print(Kill("save", "after", 2))
+    after save 2
     """
 
     point: str

@@ -27,6 +27,12 @@ class Adversarial(Step):
     References:
         Goodfellow et al., Generative Adversarial Nets, 2014, arXiv:1406.2661.
         Radford, Metz, Chintala, Unsupervised Representation Learning with DCGANs, 2016, arXiv:1511.06434: the defaults.
+
+    >>> from torchbasics import models, training
+    >>> gan = models.DCGAN(latent_dim=8, width=4, depth=1)
+    >>> history = training.fit(gan, torch.rand(4, 1, 16, 16), epochs=1, step="adversarial", progress=False)
+    >>> history.columns
+    ['loss', 'generator_loss', 'discriminator_loss', 'seconds']
     """
 
     defaults: ClassVar[Mapping[str, Any]] = {

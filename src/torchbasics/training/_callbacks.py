@@ -40,6 +40,13 @@ class State:
         result: Returns what the model would end with now: its own state, or the average of weights; in parts where the
             processes have a part of the model each.
         notes: Lines for people, said at the start: such as what the run goes on from.
+
+    >>> from torchbasics.training import History
+    >>> from torch import nn
+    >>> state = State(nn.Linear(1, 1), History(), Recipe(), steps=10)
+    >>> state.stop("good enough")
+    >>> state.stopped
+    'good enough'
     """
 
     def __init__(self, model: nn.Module, history: History, recipe: Recipe, steps: int | None) -> None:
@@ -67,6 +74,17 @@ class Callback:
 
     One with ``state_dict`` and ``load_state_dict`` is saved in checkpoints. One with ``validating(state)``, a context
     manager, has the validation run in it. An error in one carries its name.
+
+    >>> class UntilGood(Callback):
+    ...     def on_epoch(self, state):
+    ...         if state.history[-1]["loss"] < 0.1:
+    ...             state.stop("good enough")
+    >>> import torch
+    >>> from torchbasics import training
+    >>> x = torch.linspace(-1, 1, 100).unsqueeze(1)
+    >>> options = {"epochs": 50, "lr": 0.1, "progress": False}
+    >>> training.fit(torch.nn.Linear(1, 1), x, 2 * x, callbacks=[UntilGood()], **options).stopped
+    'good enough'
     """
 
     def on_start(self, state: State) -> None:

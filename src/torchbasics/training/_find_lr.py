@@ -35,6 +35,9 @@ class RateSearch:
         losses: The loss of each update's batch, before the update.
         smoothed: The running mean of *losses*, free of bias towards its start.
         suggestion: The rate at which the smoothed loss fell fastest.
+
+    >>> print(RateSearch([0.001, 0.01, 0.1], [2.0, 1.0, 3.0], [2.0, 1.5, 2.2], suggestion=0.01))
+    lr 0.01 of 3 tried from 0.001 to 0.1, lowest loss 1.5
     """
 
     rates: list[float]

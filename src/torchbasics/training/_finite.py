@@ -44,6 +44,14 @@ class NonFiniteError(ArithmeticError):
             where the step, made again to find it, came out finite.
         learning_rate: That of the step.
         gradient_norm: Over all parameters; nan where the loss itself is not finite, None where nobody knows.
+
+    >>> from torchbasics import training
+    >>> x = torch.full((8, 1), 1e30)
+    >>> try:
+    ...     training.fit(nn.Linear(1, 1), x, -x, epochs=1, progress=False)
+    ... except training.NonFiniteError as e:
+    ...     e.step
+    1
     """
 
     step: int | None = None

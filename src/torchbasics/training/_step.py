@@ -24,7 +24,11 @@ LEAST_SCALE = 2.0**-14  # float16's least normal number: a gradient that overflo
 
 
 class Result(NamedTuple):
-    """What one batch gave."""
+    """What one batch gave.
+
+    >>> Result({"loss": 0.7}, weight=32).losses["loss"]
+    0.7
+    """
 
     losses: Mapping[str, float | Tensor]  # "loss" first; each a mean over the batch, a float where that costs no wait
     weight: float  # of the losses in a mean over batches
@@ -36,6 +40,25 @@ class Step(ABC):
     """One update, and the optimizers that it owns.
 
     `fit` calls `bind`, `start`, then `update` for each batch; `evaluate` calls `bind` and the step's own `evaluate`.
+    One of your own, or a subclass of `Supervised` or `Adversarial`, is given to ``fit(step=...)``.
+
+    >>> class Reconstruct(Step):
+    ...     def start(self, steps):
+    ...         self.optimizer = self.add_optimizer(self.model.parameters(), steps)
+    ...     def evaluate(self, batch):
+    ...         return Result({"loss": self.difference(batch)}, batch.size)
+    ...     def update(self, batch):
+    ...         self.optimizer.zero_grad()
+    ...         loss = self.backward(self.difference(batch))
+    ...         self.apply(self.optimizer)
+    ...         return Result({"loss": loss}, batch.size)
+    ...     def difference(self, batch):
+    ...         return (self.model(batch.inputs) - batch.inputs).square().mean()
+    >>> from torchbasics import training
+    >>> x = torch.rand(64, 8)
+    >>> history = training.fit(nn.Linear(8, 8), x, epochs=9, step=Reconstruct(), lr=0.1, progress=False)
+    >>> history[-1]["loss"] < history[0]["loss"]
+    True
     """
 
     defaults: ClassVar[Mapping[str, Any]] = {"optimizer": "adamw", "lr": 1e-2, "schedule": "onecycle"}

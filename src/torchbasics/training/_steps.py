@@ -29,6 +29,13 @@ class Supervised(Step):
 
     Args:
         function: Instead of that, ``function(model, inputs, targets)`` -> the loss, or (loss, outputs for metrics).
+
+    >>> from torchbasics import training
+    >>> step = Supervised(lambda model, inputs, targets: (model(inputs) - targets).abs().mean())
+    >>> x = torch.linspace(-1, 1, 100).unsqueeze(1)
+    >>> history = training.fit(nn.Linear(1, 1), x, 2 * x, epochs=30, step=step, lr=0.1, progress=False)
+    >>> history[-1]["loss"] < history[0]["loss"]
+    True
     """
 
     def __init__(self, function: Callable[[nn.Module, Any, Any], Any] | None = None) -> None:
