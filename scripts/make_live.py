@@ -85,10 +85,11 @@ def directions(generator: models.DCGAN) -> Tensor:
         Y. Shen, B. Zhou, Closed-Form Factorization of Latent Semantics in GANs, 2021.
     """
     layer, norm = generator.generator.formatLayer, generator.generator.main.batchNorm0
-    assert isinstance(norm, torch.nn.BatchNorm2d) and norm.running_var is not None
+    assert isinstance(norm, torch.nn.BatchNorm2d)
+    assert norm.running_var is not None
     scale = norm.weight / (norm.running_var + norm.eps).sqrt()
     weight = layer.weight * scale[:, None, None]  # (latent_dim, channels, 4, 4)
-    vectors = torch.linalg.svd(weight.flatten(1).double(), full_matrices=False).U[:, :DIRECTIONS].T
+    vectors: Tensor = torch.linalg.svd(weight.flatten(1).double(), full_matrices=False).U[:, :DIRECTIONS].T
     signs = vectors.gather(1, vectors.abs().argmax(1, keepdim=True)).sign()  # svd leaves them open
     return (vectors * signs).float()
 

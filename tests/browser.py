@@ -18,10 +18,8 @@ if TYPE_CHECKING:
 CHROMIUM, DRIVER = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
 
 # The protocol's letters for keys that have no character.
-KEYS = {
-    **{"Backspace": "\ue003", "Tab": "\ue004", "Shift": "\ue008"},
-    **{"Left": "\ue012", "Up": "\ue013", "Right": "\ue014", "Down": "\ue015"},
-}
+NAMES = ("Backspace", "Tab", "Shift", "Left", "Up", "Right", "Down")
+KEYS = dict(zip(NAMES, "\ue003\ue004\ue008\ue012\ue013\ue014\ue015", strict=True))
 
 OPTIONS = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1200,1000"),
@@ -97,7 +95,8 @@ class Browser:
 @contextmanager
 def browser(*options: str) -> Iterator[Browser]:
     """Start a driver and a browser with command line *options*; both end with the block."""
-    assert DRIVER is not None
+    if DRIVER is None or CHROMIUM is None:
+        raise FileNotFoundError("there is no chromium, or no chromedriver")
     with subprocess.Popen([DRIVER, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as driver:
         try:
             assert driver.stdout is not None

@@ -38,8 +38,10 @@ DOCS, MADE = ROOT / "docs", ROOT / "docs/_vendor/live"
 SITE = os.environ.get("TORCHBASICS_SITE")
 
 CONF = f"""
-import sys
+import sys, pathlib
 sys.path.insert(0, {str(DOCS / "_ext")!r})
+import live
+live.MADE = pathlib.Path("%s")
 extensions = ["myst_parser", "live"]
 myst_enable_extensions = ["colon_fence"]
 html_theme = "basic"
@@ -52,16 +54,15 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a site with the page in it."""
     if SITE is not None:
         return Path(SITE)
-    missing = [name for name in ("sphinx", "myst_parser") if importlib.util.find_spec(name) is None]
-    missing += [name for name, path in (("chromium", CHROMIUM), ("chromedriver", DRIVER)) if path is None]
-    missing += [] if MADE.is_dir() else ["docs/_vendor/live, which scripts/make_live.py makes"]
-    if missing:
-        pytest.skip(f"there is no {', no '.join(missing)}")
+    if not MADE.is_dir():
+        pytest.skip("scripts/make_live.py has not made docs/_vendor/live")
     return build(tmp_path_factory.mktemp("site"))
 
 
-def build(folder: Path) -> Path:
-    """Build the one page, with stand-ins for its pictures and for the pages it links to."""
+def build(folder: Path, made: Path = MADE) -> Path:
+    """Build the one page, with what was *made* and stand-ins for its pictures and for the pages it links to."""
+    pytest.importorskip("sphinx")
+    pytest.importorskip("myst_parser")
     source = folder / "source"
     for name in ("weights/index.md", "weights/cnn-fashion_mnist.md"):
         (source / name).parent.mkdir(parents=True, exist_ok=True)
@@ -70,7 +71,7 @@ def build(folder: Path) -> Path:
     for name in ("predictions.png", "dcgan-grid.png"):
         Image.new("L", (320, 160), 128).save(source / "images" / name)
     shutil.copy(DOCS / "live.md", source)
-    (source / "conf.py").write_text(CONF, encoding="utf-8")
+    (source / "conf.py").write_text(CONF % made, encoding="utf-8")
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "-b", "html", str(source), str(folder / "html")]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
@@ -86,7 +87,9 @@ class Quiet(SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def root(site: Path) -> Iterator[str]:
-    """The address at which the site is served."""
+    """The address at which the site is served, to a browser."""
+    if SITE is None and None in (CHROMIUM, DRIVER):
+        pytest.skip("there is no chromium, or no chromedriver")
     with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/"
@@ -95,7 +98,7 @@ def root(site: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def window(root: str) -> Iterator[Browser]:
-    """A browser; it asks *root* alone."""
+    """A browser, the same for all tests that need nothing special of it."""
     with browser() as it:
         yield it
 
@@ -128,7 +131,9 @@ def eventually(read: Callable[[], Any], right: Callable[[Any], bool]) -> Any:
 
 def shown(page: Browser) -> Tensor:
     """The probabilities that the bars show."""
-    bars = page.run("return [...document.querySelectorAll('.live-bars li')].map((li) => li.style.getPropertyValue('--p'))")
+    bars = page.run(
+        "return [...document.querySelectorAll('.live-bars li')].map((li) => li.style.getPropertyValue('--p'))"
+    )
     return torch.tensor([float(p) for p in bars], dtype=torch.float64)
 
 
@@ -260,12 +265,19 @@ def test_the_images_are_those_of_pytorch(page: Browser, site: Path) -> None:
 
 def test_no_other_host_is_asked(window: Browser, root: str) -> None:
     """All that the page loads comes from the site."""
+
+    def elsewhere(urls: set[str]) -> list[str]:
+        return [url for url in urls if not url.startswith((root, "data:", "blob:"))]
+
     window.requested()
     assert state(window, root) == "ready"
     requested = window.requested()
 
     assert {f"{root}live.html", f"{root}_static/live/cnn.onnx"} <= requested
-    assert [url for url in requested if not url.startswith((root, "data:", "blob:"))] == []
+    assert elsewhere(requested) == []
+
+    window.run("await fetch('http://elsewhere.invalid/').catch(() => undefined)")  # it would be seen
+    assert elsewhere(window.requested()) == ["http://elsewhere.invalid/"]
 
 
 def pictures(window: Browser) -> list[bool]:
@@ -285,21 +297,23 @@ def test_pictures_give_way_to_models(page: Browser) -> None:
 
 def test_without_webassembly_there_are_pictures(root: str) -> None:
     """A browser without WebAssembly shows pictures, and says why."""
-    with browser("--js-flags=--noexpose-wasm") as window:
+    with browser("--js-flags=--jitless") as window:
         assert state(window, root) == "pictures"
         assert pictures(window) == [True, True]
         assert "WebAssembly" in window.run("return document.getElementById('live-status').textContent")
         assert window.run("return document.querySelectorAll('.live canvas').length") == 0
 
 
-def test_without_a_model_there_are_pictures(root: str) -> None:
-    """A file that cannot be had is named, and the pictures are shown."""
-    with browser() as window:
-        window.devtools("Network.enable")
-        window.devtools("Network.setBlockedURLs", urls=["*dcgan.onnx"])
+def test_without_a_model_there_are_pictures(window: Browser, root: str) -> None:
+    """Where a file cannot be had, the pictures are shown."""
+    window.devtools("Network.enable")
+    window.devtools("Network.setBlockedURLs", urls=["*dcgan.onnx"])
+    try:
         assert state(window, root) == "pictures"
-        assert pictures(window) == [True, True]
-        assert window.run("return document.querySelectorAll('.live canvas').length") == 0
+    finally:
+        window.devtools("Network.setBlockedURLs", urls=[])
+    assert pictures(window) == [True, True]
+    assert window.run("return document.querySelectorAll('.live canvas').length") == 0
 
 
 def test_it_speaks_chinese_on_a_chinese_page(window: Browser, root: str) -> None:
@@ -308,7 +322,9 @@ def test_it_speaks_chinese_on_a_chinese_page(window: Browser, root: str) -> None
     added = window.devtools("Page.addScriptToEvaluateOnNewDocument", source=script)
     assert state(window, root) == "ready"
     window.devtools("Page.removeScriptToEvaluateOnNewDocument", identifier=added["identifier"])
-    names = window.run("return [...document.querySelectorAll('.live-bars li')].map((li) => li.firstElementChild.textContent)")
+    names = window.run(
+        "return [...document.querySelectorAll('.live-bars li')].map((li) => li.firstElementChild.textContent)"
+    )
 
     assert names[0] == "T恤/上衣"
     assert all(not name.isascii() for name in names)
@@ -320,7 +336,9 @@ def test_every_control_has_a_name(page: Browser) -> None:
     page.devtools("Accessibility.enable")
     nodes = page.devtools("Accessibility.getFullAXTree")["nodes"]
     roles = ("radio", "slider", "button", "spinbutton", "application", "image")
-    named = [(n["role"]["value"], n["name"]["value"]) for n in nodes if not n["ignored"] and n["role"]["value"] in roles]
+    named = [
+        (n["role"]["value"], n["name"]["value"]) for n in nodes if not n["ignored"] and n["role"]["value"] in roles
+    ]
 
     assert sum(role == "slider" for role, _ in named) == 9
     assert [role for role, name in named if not name] == []
@@ -331,17 +349,37 @@ def test_nothing_is_wider_than_the_window(window: Browser, root: str, width: int
     """On a phone, too, nothing of it sticks out."""
     window.devtools("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
     assert state(window, root) == "ready"
-    right = window.run("return Math.max(...[...document.querySelectorAll('.live, .live *')].map((e) => e.getBoundingClientRect().right))")
+    right = window.run(
+        "return Math.max(...[...document.querySelectorAll('.live, .live *')].map((e) => e.getBoundingClientRect().right))"
+    )
     window.devtools("Emulation.clearDeviceMetricsOverride")
 
     assert right <= width
+
+
+def test_a_site_without_models_has_pictures_alone(tmp_path: Path) -> None:
+    """Where nothing was made, the page builds without a warning, and names no file that is not there."""
+    html = (build(tmp_path, made=tmp_path / "nothing") / "live.html").read_text(encoding="utf-8")
+
+    assert "_static/live" not in html
+    assert html.count('class="live-picture') == 2
+
+
+def test_models_of_other_weights_are_not_served(tmp_path: Path) -> None:
+    """A site is not built with models made of the weights of another day."""
+    made = tmp_path / "made"
+    made.mkdir()
+    (made / "live.json").write_text('{"cnn": {"sha256": "0"}, "dcgan": {"sha256": "0"}}')
+    with pytest.raises(AssertionError, match=r"was made of other weights; run scripts/make_live.py again"):
+        build(tmp_path, made=made)
 
 
 @pytest.fixture
 def make_live(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     """The script, writing to an empty folder; no program is found by its name."""
     spec = importlib.util.spec_from_file_location("make_live", ROOT / "scripts/make_live.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     monkeypatch.setattr(module, "OUT", tmp_path / "out")
@@ -368,5 +406,7 @@ def test_another_file_than_the_pinned_one_is_refused(make_live: Any, tmp_path: P
     npm.write_text(f"#!{sys.executable}\nimport shutil\nshutil.copy({str(tmp_path / 'package.tgz')!r}, {name!r})\n")
     npm.chmod(0o755)
 
-    with pytest.raises(ValueError, match=r"ort.wasm.bundle.min.mjs of onnxruntime-web \S+ is not the file with SHA-256"):
+    with pytest.raises(
+        ValueError, match=r"ort.wasm.bundle.min.mjs of onnxruntime-web \S+ is not the file with SHA-256"
+    ):
         make_live.runtime()

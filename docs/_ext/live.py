@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sphinx.errors import ExtensionError
-from torchbasics import models
+
+from torchbasics import _weights
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -31,7 +32,7 @@ def copy(app: Sphinx) -> None:
     if app.builder.name not in ("html", "dirhtml") or not MADE.is_dir():
         return
     facts = json.loads((MADE / "live.json").read_bytes())
-    if any(facts[name]["sha256"] != models.get_weights(name)[0].sha256 for name in ("cnn", "dcgan")):
+    if any(facts[name]["sha256"] != _weights.get_weights(name)[0].sha256 for name in ("cnn", "dcgan")):
         raise ExtensionError(f"{MADE} was made of other weights; run scripts/make_live.py again")
     for folder in (SOURCES, MADE):
         shutil.copytree(folder, target, dirs_exist_ok=True)
