@@ -43,7 +43,6 @@ sys.path.insert(0, {str(DOCS / "_ext")!r})
 import live
 live.MADE = pathlib.Path("%s")
 extensions = ["myst_parser", "live"]
-myst_enable_extensions = ["colon_fence"]
 html_theme = "basic"
 root_doc = "live"
 """
@@ -68,7 +67,7 @@ def build(folder: Path, made: Path = MADE) -> Path:
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_text("---\norphan: true\n---\n\n# Elsewhere\n", encoding="utf-8")
     (source / "images").mkdir()
-    for name in ("predictions.png", "dcgan-grid.png"):
+    for name in ("predictions.png", "predictions-dark.png", "dcgan-grid.png"):
         Image.new("L", (320, 160), 128).save(source / "images" / name)
     shutil.copy(DOCS / "live.md", source)
     (source / "conf.py").write_text(CONF % made, encoding="utf-8")
@@ -281,12 +280,10 @@ def test_no_other_host_is_asked(window: Browser, root: str) -> None:
 
 
 def pictures(window: Browser) -> list[bool]:
-    """Whether each of the pictures is seen, with its image loaded."""
+    """Whether each of the pictures, in the light, is loaded and seen."""
     seen: list[bool] = window.run("""
-        return [...document.querySelectorAll(".live-picture")].map((figure) => {
-          const image = figure.querySelector("img");
-          return figure.checkVisibility() && image.complete && image.naturalWidth > 0;
-        });""")
+        const images = [...document.querySelectorAll("img.live-picture:not(.only-dark)")];
+        return images.map((image) => image.checkVisibility() && image.complete && image.naturalWidth > 0);""")
     return seen
 
 
@@ -362,7 +359,7 @@ def test_a_site_without_models_has_pictures_alone(tmp_path: Path) -> None:
     html = (build(tmp_path, made=tmp_path / "nothing") / "live.html").read_text(encoding="utf-8")
 
     assert "_static/live" not in html
-    assert html.count('class="live-picture') == 2
+    assert html.count("live-picture") == 3
 
 
 def test_models_of_other_weights_are_not_served(tmp_path: Path) -> None:
