@@ -117,7 +117,6 @@ def alone(page: Path, folder: Path, blocks: list[Block]) -> Iterator[ModuleType]
         patch.chdir(folder)
         patch.setenv("MPLBACKEND", "Agg")
         patch.setitem(sys.modules, "__main__", module)
-        patch.setattr(_zoo, "_entries", dict(_zoo._entries))
         patch.setattr(torch.hub, "_hub_dir", None)
         for there in (torch.cuda, torch.accelerator, torch.backends.mps):  # pages show what a CPU prints
             patch.setattr(there, "is_available", functools.wraps(there.is_available)(lambda: False))
@@ -130,6 +129,9 @@ def alone(page: Path, folder: Path, blocks: list[Block]) -> Iterator[ModuleType]
             yield module
         finally:
             torch.set_num_threads(threads)
+            for entry in list(_zoo._entries.values()):
+                if entry.cls.__module__ == module.__name__:
+                    _zoo.forget(entry.name)
             del linecache.cache[str(page)]
 
 
