@@ -2,9 +2,14 @@
 # /// script
 # dependencies = ["nox>=2026.4"]
 # ///
-"""What there is to check: ``nox`` runs it all, ``nox -s tests`` one session."""
+"""What there is to check: ``nox`` runs what has to pass, ``nox -s tests`` one session, ``nox -l`` lists them all."""
 
 from __future__ import annotations
+
+import shutil
+import tarfile
+from pathlib import Path
+from typing import NamedTuple
 
 import nox
 
@@ -14,15 +19,44 @@ nox.options.reuse_existing_virtualenvs = True
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 
-# torch -> torchvision; the floor is what pyproject.toml promises, "newest" what pip chooses.
-TORCHES = {
-    "newest": ("torch", "torchvision"),
-    "floor": ("torch==2.6.0", "torchvision==0.21.0"),
+
+class Leg(NamedTuple):
+    """What the tests run on: a Python (None is the one that runs nox), and the versions of torch and torchvision."""
+
+    python: str | None = None
+    torch: str | None = None
+    vision: str | None = None
+
+    @property
+    def requirements(self) -> list[str]:
+        """What pip is asked for."""
+        versions = {"torch": self.torch, "torchvision": self.vision}
+        return [f"{name}=={version}" if version else name for name, version in versions.items()]
+
+
+# All that is tested, written once: the jobs on GitHub and the table in docs/versions.md are made of it.
+# The floor is what pyproject.toml promises, "newest" what pip chooses; these two are in every run.
+MATRIX = {
+    "newest": Leg(),
+    "floor": Leg("3.11", "2.6.0", "0.21.0"),
+    "2.9": Leg("3.12", "2.9.1", "0.24.1"),
+    "2.14": Leg("3.12", "2.14.1", "0.29.1"),
+    "2.15": Leg("3.13", "2.15.0", "0.29.2"),
 }
+ALWAYS = ("newest", "floor")
+
+
+def legs(*names: str) -> list[nox.param]:
+    return [nox.param(MATRIX[name].python, name, id=name) for name in names]
 
 
 def group(name: str) -> list[str]:
     return list(nox.project.dependency_groups(PYPROJECT, name))
+
+
+def pytest(session: nox.Session, *options: str) -> None:
+    """Run the tests in two processes, with what stands after ``--`` on nox's command line."""
+    session.run("python", "-m", "pytest", "-n", "2", *options, *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 
 @nox.session
@@ -34,26 +68,105 @@ def lint(session: nox.Session) -> None:
 
 
 @nox.session
-@nox.parametrize("torch", [nox.param(name, id=name) for name in TORCHES])
-def tests(session: nox.Session, torch: str) -> None:
+@nox.parametrize("python,leg", legs(*ALWAYS))
+def tests(session: nox.Session, leg: str) -> None:
     """Tests against the built package; with the newest torch also types and coverage."""
-    session.install(*TORCHES[torch], ".[all]", *group("types"))
-    session.env["OMP_NUM_THREADS"] = "1"
-    if torch == "newest":
+    session.install(*MATRIX[leg].requirements, ".[all]", *group("types"))
+    options = []
+    if leg == "newest":
         session.run("mypy")
         session.run("coverage", "erase")
         options = ["--cov=torchbasics", "--cov-report=term", "--cov-fail-under=95"]
-    else:
-        options = []
-    session.run("python", "-m", "pytest", "-n", "2", *options, *session.posargs)
+    pytest(session, *options)
+
+
+@nox.session(default=False)
+@nox.parametrize("python,leg", legs(*(name for name in MATRIX if name not in ALWAYS)))
+def matrix(session: nox.Session, leg: str) -> None:
+    """Tests with the other versions of torch and Python."""
+    session.install(*MATRIX[leg].requirements, ".[all]", *group("test"))
+    pytest(session)
+
+
+@nox.session(default=False, python=MATRIX["floor"].python)
+def lowest(session: nox.Session) -> None:
+    """Tests with the oldest version of each dependency that pyproject.toml allows."""
+    project = PYPROJECT["project"]
+    extras = [r for name, extra in project["optional-dependencies"].items() if name != "all" for r in extra]
+    floors = [requirement.replace(">=", "==") for requirement in project["dependencies"] + extras]
+    session.install(*floors, ".[all]", *group("test"))
+    pytest(session)
+
+
+@nox.session(default=False)
+def bare(session: nox.Session) -> None:
+    """Tests without any extra: what needs one is skipped, the rest passes."""
+    session.install(".", *group("test"))
+    pytest(session)
+
+
+def unpacked(session: nox.Session) -> Path:
+    """Build sdist and wheel, the wheel from the sdist, and return the folder in which the sdist lies unpacked."""
+    session.install("build")
+    folder = Path(session.create_tmp()).resolve()
+    shutil.rmtree(folder)
+    session.run("python", "-m", "build", "--outdir", str(folder))
+    (archive,) = folder.glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder, filter="data")
+    return folder / archive.name.removesuffix(".tar.gz")
+
+
+@nox.session(default=False)
+def wheel(session: nox.Session) -> None:
+    """Tests against the built wheel, in a folder without the sources."""
+    tree = unpacked(session)
+    (built,) = tree.parent.glob("*.whl")
+    session.install("--force-reinstall", "--no-deps", str(built))
+    session.install(f"{built}[all]", *group("test"))
+    shutil.rmtree(tree / "src")
+    session.chdir(tree)
+    pytest(session, "tests", "--pyargs", "torchbasics")
+
+
+@nox.session(default=False)
+def sdist(session: nox.Session) -> None:
+    """Tests of the unpacked sdist, installed from itself."""
+    tree = unpacked(session)
+    session.chdir(tree)
+    session.install("--force-reinstall", "--no-deps", ".")
+    session.install(".[all]", *group("test"))
+    pytest(session)
+
+
+@nox.session(default=False)
+def judges(session: nox.Session) -> None:
+    """What the tools that judge Python packages say, in one table; ``-- NAME ...`` asks some of them."""
+    session.install(".[all]", *group("judges"), *group("types"))
+    session.run("python", "scripts/judges.py", *session.posargs)
 
 
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
     """Figures side by side with other libraries; ``nox -s bench -- --quick`` only sees that they can be taken."""
-    session.install(*TORCHES["newest"], ".[all]", *group("bench"))
+    session.install(*MATRIX["newest"].requirements, ".[all]", *group("bench"))
     results = ("--markdown", "benchmarks/RESULTS.md", "--json", "benchmarks/RESULTS.json")
     session.run("python", "-m", "benchmarks", *(session.posargs or results))
+
+
+@nox.session(default=False)
+def build(session: nox.Session) -> None:
+    """Sdist and wheel in dist/."""
+    session.install("build")
+    shutil.rmtree("dist", ignore_errors=True)
+    session.run("python", "-m", "build")
+
+
+@nox.session(default=False, requires=["build"])
+def release(session: nox.Session) -> None:
+    """Whether this tree can be published: see RELEASING.md. Publishes nothing."""
+    session.install("packaging")
+    session.run("python", "scripts/release_check.py")
 
 
 if __name__ == "__main__":
