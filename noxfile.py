@@ -17,7 +17,7 @@ nox.needs_version = ">=2026.4"
 nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_existing_virtualenvs = True
 
-PYPROJECT = nox.project.load_toml("pyproject.toml")
+PYPROJECT = nox.project.load_toml(Path(__file__).with_name("pyproject.toml"))
 
 
 class Leg(NamedTuple):
@@ -37,11 +37,11 @@ class Leg(NamedTuple):
 # All that is tested, written once: the jobs on GitHub and the table in docs/versions.md are made of it.
 # The floor is what pyproject.toml promises, "newest" what pip chooses; these two are in every run.
 MATRIX = {
-    "newest": Leg(),
     "floor": Leg("3.11", "2.6.0", "0.21.0"),
     "2.9": Leg("3.12", "2.9.1", "0.24.1"),
     "2.14": Leg("3.12", "2.14.1", "0.29.1"),
     "2.15": Leg("3.13", "2.15.0", "0.29.2"),
+    "newest": Leg(),
 }
 ALWAYS = ("newest", "floor")
 
@@ -105,25 +105,32 @@ def bare(session: nox.Session) -> None:
     pytest(session)
 
 
-def unpacked(session: nox.Session) -> Path:
-    """Build sdist and wheel, the wheel from the sdist, and return the folder in which the sdist lies unpacked."""
-    session.install("build")
-    folder = Path(session.create_tmp()).resolve()
-    shutil.rmtree(folder)
-    session.run("python", "-m", "build", "--outdir", str(folder))
-    (archive,) = folder.glob("*.tar.gz")
-    with tarfile.open(archive) as tar:
+def packages(session: nox.Session) -> tuple[str, Path]:
+    """Return the wheel in dist/, and a new folder with the sdist unpacked; both are what `build` or a download left."""
+    wheels, archives = list(Path("dist").glob("*.whl")), list(Path("dist").glob("*.tar.gz"))
+    if len(wheels) != 1 or len(archives) != 1:
+        session.error("dist/ does not hold one wheel and one sdist; put build in front: nox -s build wheel sdist")
+    folder = Path(session.create_tmp()).resolve() / "sdist"
+    shutil.rmtree(folder, ignore_errors=True)
+    with tarfile.open(archives[0]) as tar:
         tar.extractall(folder, filter="data")
-    return folder / archive.name.removesuffix(".tar.gz")
+    return str(wheels[0].resolve()), folder / archives[0].name.removesuffix(".tar.gz")
+
+
+@nox.session(default=False)
+def build(session: nox.Session) -> None:
+    """Sdist and wheel in dist/, the wheel from the sdist."""
+    session.install("build")
+    shutil.rmtree("dist", ignore_errors=True)
+    session.run("python", "-m", "build")
 
 
 @nox.session(default=False)
 def wheel(session: nox.Session) -> None:
-    """Tests against the built wheel, in a folder without the sources."""
-    tree = unpacked(session)
-    (built,) = tree.parent.glob("*.whl")
-    session.install("--force-reinstall", "--no-deps", str(built))
+    """Tests against the wheel in dist/, in a folder without the sources."""
+    built, tree = packages(session)
     session.install(f"{built}[all]", *group("test"))
+    session.install("--force-reinstall", "--no-deps", built)
     shutil.rmtree(tree / "src")
     session.chdir(tree)
     pytest(session, "tests", "--pyargs", "torchbasics")
@@ -131,11 +138,11 @@ def wheel(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def sdist(session: nox.Session) -> None:
-    """Tests of the unpacked sdist, installed from itself."""
-    tree = unpacked(session)
+    """Tests of the sdist in dist/, unpacked and installed from itself."""
+    _, tree = packages(session)
     session.chdir(tree)
-    session.install("--force-reinstall", "--no-deps", ".")
     session.install(".[all]", *group("test"))
+    session.install("--force-reinstall", "--no-deps", ".")
     pytest(session)
 
 
@@ -155,17 +162,8 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
-def build(session: nox.Session) -> None:
-    """Sdist and wheel in dist/."""
-    session.install("build")
-    shutil.rmtree("dist", ignore_errors=True)
-    session.run("python", "-m", "build")
-
-
-@nox.session(default=False, requires=["build"])
 def release(session: nox.Session) -> None:
-    """Whether this tree can be published: see RELEASING.md. Publishes nothing."""
-    session.install("packaging")
+    """Whether this tree and the packages in dist/ can be published: see RELEASING.md. Publishes nothing."""
     session.run("python", "scripts/release_check.py")
 
 
