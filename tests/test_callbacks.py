@@ -203,7 +203,7 @@ def test_a_failure_of_one_callback_loses_no_checkpoint(tmp_path: Path) -> None:
     assert caught.value.__notes__ == [f"raised in on_stop of the callback {Broken.__qualname__}"]
 
 
-def test_only_the_librarys_own_log_may_be_left_out(tmp_path: Path) -> None:
+def test_only_a_log_of_the_library_may_be_left_out(tmp_path: Path) -> None:
     """A user's callback is missed, whatever its name begins with."""
 
     class TensorBoard(Counter):

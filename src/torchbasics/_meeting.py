@@ -48,6 +48,7 @@ def job() -> str:
 
 
 def number(name: str, default: int) -> int:
+    """Return the number that the environment variable *name* holds."""
     said = os.environ.get(name) or str(default)
     try:
         return int(said)
@@ -56,6 +57,7 @@ def number(name: str, default: int) -> int:
 
 
 def join() -> None:
+    """Meet the other processes, where the environment tells of some."""
     global _met, _joined, _connections  # noqa: PLW0603  # the process group is global, too
     said = {name: os.environ.get(name) for name in ADDRESS}
     missing = [name for name, value in said.items() if not value]
@@ -190,6 +192,7 @@ def _watch() -> None:
 
 
 def agent_keeps_store() -> bool:
+    """Return whether torchrun's agent, and not the first process, has the store."""
     return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import pickletools
+import pickletools  # nosec B403  # it looks through pickles and runs nothing
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path

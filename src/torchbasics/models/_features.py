@@ -30,8 +30,8 @@ class Features(nn.Module):
     def __init__(self, model: nn.Module, layers: tuple[str, ...]) -> None:
         super().__init__()
         self.model: nn.Module = unwrapped(model)
-        self.layers = layers
-        self.training = model.training
+        self.layers: tuple[str, ...] = layers
+        self.training: bool = model.training
 
     def forward(self, *inputs: Any, **keywords: Any) -> Any:
         """Run the model on *inputs*, and return what the layer returned; of several layers, a dict by their names.

@@ -83,7 +83,7 @@ class Checkpoints:
         identity = _identity.identify(run)
         identity |= {"seed": seed, "numerics": _identity.numerics(run.device, run.state.recipe), "origin": self.origin}
         if self.found is not None:
-            identity["weights"] = self._checked(identity, run, resume)
+            identity["weights"] = self._checked(self.found, identity, run, resume)
             _identity.tell_numerics(self.found.state["numerics"], identity["numerics"])
         parts = [*callbacks, Checkpointer(run, self, identity)]
         if self.found is not None:
@@ -102,12 +102,11 @@ class Checkpoints:
             )
         return parts
 
-    def _checked(self, identity: Mapping[str, Any], run: Run, resume: Resume) -> str:
+    def _checked(self, found: Found, identity: Mapping[str, Any], run: Run, resume: Resume) -> str:
         """Do `check` in all processes; the first one's word counts, whose run the checkpoint tells of."""
-        assert self.found is not None
         weights, refused = "", None
         try:
-            weights = check(self.found, identity, run, resume)
+            weights = check(found, identity, run, resume)
         except ValueError as e:
             refused = str(e)
         answer: tuple[str, str | None] = self.world.exchange((weights, refused))[0]

@@ -227,7 +227,7 @@ def _load(path: Path, state: Mapping[str, Any], tensors: dict[str, Tensor]) -> N
             return Metadata(kept, storage_data=slots, storage_meta=StorageMeta())
 
     class Planner(DefaultLoadPlanner):
-        def load_bytes(self, read_item: Any, value: Any) -> None:  # torch's would unpickle them
+        def load_bytes(self, _item: Any, value: Any) -> None:  # torch's would unpickle them
             raise _files.refuse(path, "unsafe", "holds what is no tensor among the parts of tensors")
 
     planner = Planner(flatten_state_dict=False, flatten_sharded_tensors=False)

@@ -63,7 +63,7 @@ class Interrupts:
         if self.signal is not None and not self.heeded and error is None:
             signal.raise_signal(self.signal)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _note(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.signal is not None:
             raise KeyboardInterrupt
         if self.signal is None:

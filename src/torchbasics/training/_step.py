@@ -237,4 +237,5 @@ def call(forward: Callable[..., Any], inputs: Inputs) -> Any:
 
 
 def number_of(loss: Tensor) -> float | Tensor:
+    """Return the loss as a number, but without waiting for a GPU."""
     return loss.item() if loss.is_cpu else loss.detach()

@@ -149,7 +149,7 @@ class Supervised(Step):
         mine = 0.0 if batch.idle else weight
         asks = self.function is None and self.counts is not False  # what the others leave out is known to them alone
         total = self.world.total(mine) if asks else batch.of_all
-        self.share = size * (float(bool(mine)) if self._sums() else mine / total if total else math.nan)
+        self.share: float = size * (float(bool(mine)) if self._sums() else mine / total if total else math.nan)
 
     def _counted(self, loss: Tensor, made: Result) -> Tensor:
         """Return the loss; of a part that does not count, and may have no mean, a zero with gradients of zero."""

@@ -1,0 +1,120 @@
+"""Say what keeps this tree, and the packages in dist/, from being published; exit with 1 if anything does."""
+
+from __future__ import annotations
+
+import ast
+import datetime
+import re
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ROOT = Path(__file__).resolve().parents[1]
+PLACEHOLDERS = ("github.com/org/", "org.github.io", "example.org")  # until the project has an owner
+WHEEL_LIMIT = 12_000_000  # bytes
+WHEEL_HAS = (
+    "torchbasics/py.typed",
+    "torchbasics/data/mini/LICENSE",
+    "torchbasics/weights/cnn-fashion_mnist.safetensors",
+)
+SDIST_HAS = ("README.md", "LICENSE", "CHANGELOG.md", "pyproject.toml", "noxfile.py", "hubconf.py", "docs/versions.md")
+
+
+def git(root: Path, *arguments: str) -> str:
+    """Return what git prints."""
+    return subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def version(root: Path) -> str:
+    """Return ``__version__``, read without importing the package."""
+    for node in ast.parse((root / "src/torchbasics/__init__.py").read_text(encoding="utf-8")).body:
+        match node:
+            case ast.Assign(targets=[ast.Name(id="__version__")], value=ast.Constant(value=str(found))):
+                return found
+    raise ValueError("src/torchbasics/__init__.py has no literal __version__")
+
+
+def tree(root: Path) -> str | None:
+    """All that is here is committed."""
+    changed = git(root, "status", "--porcelain")
+    return f"there are changes that are not committed:\n{changed}" if changed else None
+
+
+def changelog(root: Path) -> str | None:
+    """The top entry is of this version, and dated."""
+    top = re.search(r"^## (.*)$", (root / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    said = re.fullmatch(r"\[(.+)\] - (\d{4}-\d\d-\d\d)", top[1]) if top else None
+    if said is None or said[1] != version(root):
+        return f"CHANGELOG.md begins with {top and top[1]!r}, and not with '[{version(root)}] - YYYY-MM-DD'"
+    if datetime.date.fromisoformat(said[2]) > datetime.datetime.now(datetime.UTC).date():
+        return f"CHANGELOG.md is dated {said[2]}, which is still to come"
+    return None
+
+
+def citation(root: Path) -> str | None:
+    """CITATION.cff is of this version."""
+    said = re.search(r"^version: (.*)$", (root / "CITATION.cff").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return None if said and said[1] == version(root) else f"CITATION.cff is not of version {version(root)}"
+
+
+def tag(root: Path) -> str | None:
+    """No other commit has this version's tag."""
+    name = f"v{version(root)}"
+    if not git(root, "tag", "--list", name) or git(root, "rev-list", "-n1", name) == git(root, "rev-parse", "HEAD"):
+        return None
+    return f"{name} is the tag of another commit; versions are not used twice"
+
+
+def owner(root: Path) -> str | None:
+    """The organisation is no placeholder any more."""
+    text = (root / "pyproject.toml").read_text(encoding="utf-8")
+    found = [name for name in PLACEHOLDERS if name in text]
+    return f"pyproject.toml still has the placeholders {', '.join(found)}; see RELEASING.md" if found else None
+
+
+def wheel(root: Path) -> str | None:
+    """The wheel is this version's, small, and holds the package, its data and nothing else."""
+    name = f"torchbasics-{version(root)}"
+    path = root / "dist" / f"{name}-py3-none-any.whl"
+    if not path.exists():
+        return f"there is no {path.name} in dist/; nox -s build makes it"
+    if path.stat().st_size > WHEEL_LIMIT:
+        return f"the wheel has {path.stat().st_size / 1e6:.1f} MB; at most {WHEEL_LIMIT / 1e6:.0f} MB are allowed"
+    names = zipfile.ZipFile(path).namelist()
+    missing = [wanted for wanted in WHEEL_HAS if wanted not in names]
+    foreign = [found for found in names if not found.startswith(("torchbasics/", f"{name}.dist-info/"))]
+    return f"the wheel lacks {missing}, and should not have {foreign}" if missing or foreign else None
+
+
+def sdist(root: Path) -> str | None:
+    """The sdist is this version's, and has all tracked sources and tests."""
+    name = f"torchbasics-{version(root)}"
+    path = root / "dist" / f"{name}.tar.gz"
+    if not path.exists():
+        return f"there is no {path.name} in dist/; nox -s build makes it"
+    with tarfile.open(path) as tar:
+        names = {found.removeprefix(f"{name}/") for found in tar.getnames()}
+    wanted = [*SDIST_HAS, *git(root, "ls-files", "src", "tests").splitlines()]
+    missing = [found for found in wanted if found not in names]
+    return f"the sdist lacks {missing}" if missing else None
+
+
+CHECKS: tuple[Callable[[Path], str | None], ...] = (tree, changelog, citation, tag, owner, wheel, sdist)
+
+
+def main(root: Path = ROOT) -> int:
+    """Print each check and what it found."""
+    found = {check.__name__: check(root) for check in CHECKS}
+    for name, problem in found.items():
+        print(f"{name:10} {'ok' if problem is None else problem}")
+    return int(any(found.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
