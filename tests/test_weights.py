@@ -559,8 +559,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         small = make.SPECS["cnn/fashion_mnist"]
         recipe = small["recipe"].replace(epochs=1)
         teacher = {"weights": "cnn/teacher", "shift": 1, "precision": "bfloat16"}
-        taught = {**small, "recipe": recipe, "teacher": teacher, "batch_norm": True}
-        alone = {**small, "recipe": recipe, "default": False, "config": {"hidden": 20}}
+        taught = {**small, "recipe": recipe, "teacher": teacher}
+        alone = {**make.SPECS["cnn/fashion_mnist_wide"], "recipe": recipe, "config": {"hidden": 20}}
         gan = {**make.SPECS["dcgan/fashion_mnist"], "config": {"width": 4, "latent_dim": 8}}
         gan["recipe"] = gan["recipe"].replace(epochs=1)
         specs = {"cnn/teacher": alone, "cnn/fashion_mnist": taught, "dcgan/fashion_mnist": gan}
