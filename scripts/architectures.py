@@ -75,7 +75,8 @@ class Recorder(TorchFunctionMode):
         kind = type(part).__name__
         parameters = sum(p.numel() for p in part.parameters())
         size = getattr(part, "kernel_size", None)
-        name = self.names[part] if self.names[part][-1].isdigit() else self.names[part].rpartition(".")[2]
+        last = self.names[part].rpartition(".")[2]
+        name = self.names[part] if last.isdigit() else last  # "net.0", for "0" says nothing
         self.add(name, WORDS.get(kind, kind) + (f" {'×'.join(map(str, size))}" if size else ""), parameters, output)
 
     def add(self, name: str, kind: str, parameters: int, output: Tensor) -> None:

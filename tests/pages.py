@@ -62,7 +62,7 @@ def snippets(text: str, languages: tuple[str, ...] = ("python", "bash")) -> list
         for m in BLOCK.finditer(text)
     ]
     found = []
-    for block, following in zip(blocks, [*blocks[1:], None], strict=True):
+    for block, following in zip(blocks, [*blocks, None][1:], strict=True):
         runs = block.language in languages and not block.mark.startswith("not run:")
         if runs and (block.language != "bash" or all(line[0] == "torchbasics" for line in commands(block))):
             next_to_it = following and not text[block.span[1] : following.span[0]].strip()

@@ -52,6 +52,11 @@ def test_a_page_prints_what_it_shows(page: Path, tmp_path: Path) -> None:
     pages.check(page, tmp_path)
 
 
+def test_a_page_without_blocks_has_no_snippets() -> None:
+    """Such pages are left out."""
+    assert not pages.snippets("# Page\n\nWords.\n")
+
+
 def written(folder: Path, text: str) -> Path:
     page = folder / "page.md"
     page.write_text(text, encoding="utf-8")

@@ -1,0 +1,50 @@
+"""What docs/explain names is there: the tests of each promise."""
+
+from __future__ import annotations
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(ROOT.glob("docs/explain/*.md"))
+NAMED = re.compile(r"`((?:tests|scripts|examples|benchmarks)/[\w./]+?\.(?:py|md))(?:::(\w+))?`")
+
+
+@cache
+def functions(path: Path) -> set[str]:
+    """The names of the functions at the top of a file."""
+    return {node.name for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.FunctionDef)}
+
+
+def gone(text: str) -> list[str]:
+    """What *text* names and the tree does not have."""
+    found = NAMED.findall(text)
+    return [
+        f"{path}::{name}" if name else path
+        for path, name in found
+        if not (ROOT / path).is_file() or (name and name not in functions(ROOT / path))
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
+def test_the_tests_that_a_page_names_are_there(page: Path) -> None:
+    """File and function, so that no promise is said to be tested that is not."""
+    assert not gone(page.read_text(encoding="utf-8"))
+
+
+def test_the_promises_name_tests() -> None:
+    """At least two for each of the nine; the pattern finds them."""
+    text = ROOT.joinpath("docs/explain/promises.md").read_text(encoding="utf-8")
+
+    assert len([name for _, name in NAMED.findall(text) if name]) >= 18
+
+
+def test_a_test_that_is_gone_is_found() -> None:
+    """Positive control: a name that is in no file, and a file that is not there."""
+    text = "`tests/test_fit.py::test_nothing` and `tests/test_fit.py::functions` and `tests/test_gone.py`"
+
+    assert gone(text) == ["tests/test_fit.py::test_nothing", "tests/test_fit.py::functions", "tests/test_gone.py"]
