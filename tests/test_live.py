@@ -157,9 +157,9 @@ def probabilities(images: Tensor) -> Tensor:
 def as_pytorch(page: Browser, images: Tensor) -> None:
     """Assert that the bars come to show what PyTorch says of one image."""
     (wanted,) = probabilities(images)
-    # 1e-4 is what the page promises; float32 in another order of sums.
-    got = eventually(lambda: shown(page), lambda p: torch.allclose(p, wanted, rtol=0, atol=1e-4))
-    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-4)
+    # 1e-5 is what the page promises; float32 in another order of sums.
+    got = eventually(lambda: shown(page), lambda p: torch.allclose(p, wanted, rtol=0, atol=1e-5))
+    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5)
 
 
 def pressed_until(page: Browser, key: str, there: str, **options: str) -> None:
