@@ -138,9 +138,12 @@ def alone(page: Path, folder: Path, blocks: list[Block]) -> Iterator[ModuleType]
 def alike(shown: str, printed: str, *, vary: bool = False, tolerance: float = 1e-2) -> bool:
     """Whether words and integers are the same and floats close; with *vary* whether they are the same but for numbers.
 
-    Space and line ends count as one space.
+    How many spaces there are, does not count.
     """
-    ours, theirs = (re.sub(r"(?<=[\[(]) ", "", " ".join(text.split())) for text in (shown, printed))
+    ours, theirs = (
+        "\n".join(re.sub(r"(?<=[\[(]) ", "", " ".join(line.split())) for line in text.strip().splitlines())
+        for text in (shown, printed)
+    )
     kind = NUMBER if vary else FLOAT
     if kind.sub("0", ours) != kind.sub("0", theirs):
         return False
