@@ -65,8 +65,8 @@ def snippets(text: str, languages: tuple[str, ...] = ("python", "bash")) -> list
     for block, following in zip(blocks, [*blocks, None][1:], strict=True):
         runs = block.language in languages and not block.mark.startswith("not run:")
         if runs and (block.language != "bash" or all(line[0] == "torchbasics" for line in commands(block))):
-            next_to_it = following and not text[block.span[1] : following.span[0]].strip()
-            found.append(Snippet(block, following if next_to_it and following.language == "text" else None))
+            shown = following if following is not None and following.language == "text" else None
+            found.append(Snippet(block, shown if shown and not text[block.span[1] : shown.span[0]].strip() else None))
     return found
 
 
@@ -138,9 +138,12 @@ def alone(page: Path, folder: Path, blocks: list[Block]) -> Iterator[ModuleType]
 def alike(shown: str, printed: str, *, vary: bool = False, tolerance: float = 1e-2) -> bool:
     """Whether words and integers are the same and floats close; with *vary* whether they are the same but for numbers.
 
-    Space and line ends count as one space.
+    How many spaces there are, does not count.
     """
-    ours, theirs = (re.sub(r"(?<=[\[(]) ", "", " ".join(text.split())) for text in (shown, printed))
+    ours, theirs = (
+        "\n".join(re.sub(r"(?<=[\[(]) ", "", " ".join(line.split())) for line in text.strip().splitlines())
+        for text in (shown, printed)
+    )
     kind = NUMBER if vary else FLOAT
     if kind.sub("0", ours) != kind.sub("0", theirs):
         return False

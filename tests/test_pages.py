@@ -74,11 +74,12 @@ def test_what_is_shown_may_differ_in_a_float_by_a_hundredth(tmp_path: Path) -> N
         ("2 0.501", "2 0.52", 9),
         ("2 0.501", "3 0.501", 9),
         ("2 0.501", "2 0.501 more", 9),
+        ("2 0.501", "2\n0.501", 9),
         ("```text\n2 0.501\n```", "", 4),
         ("27", "twenty-seven", 24),
         ("x + 1", "x + y", 5),
     ],
-    ids=["float", "integer", "words", "nothing shown", "words where numbers vary", "error"],
+    ids=["float", "integer", "words", "lines", "nothing shown", "words where numbers vary", "error"],
 )
 def test_a_wrong_page_is_told_with_its_line(right: str, wrong: str, line: int, tmp_path: Path) -> None:
     """The positive control of the tests above."""
