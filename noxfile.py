@@ -153,6 +153,17 @@ def judges(session: nox.Session) -> None:
     session.run("python", "scripts/judges.py", *session.posargs)
 
 
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The site, English and Chinese, in build/docs/html; a warning is an error."""
+    session.install(".", "pytest>=9.2", *group("docs"))
+    site = "build/docs/html"
+    for language, folder in (("en", site), ("zh_CN", f"{site}/zh")):
+        options = ("-n", "-W", "--keep-going", "-E", "-b", "html", "-D", f"language={language}")
+        session.run("python", "-m", "sphinx", *options, "docs", folder)
+    session.run("python", "-m", "pytest", "tests/test_docs_build.py", env={"TORCHBASICS_SITE": site})
+
+
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
     """Figures side by side with other libraries; ``nox -s bench -- --quick`` only sees that they can be taken."""

@@ -52,7 +52,9 @@ templates_path = ["_templates"]
 default_role = "py:obj"
 add_module_names = False
 nitpicky = True
-nitpick_ignore = {("py:class", name) for name in ("Array", "M", "Reason", "Strategy", "SupportsJSON", "_checkpoint.Resume")}
+nitpick_ignore = {
+    ("py:class", name) for name in ("Array", "M", "Reason", "Strategy", "SupportsJSON", "_checkpoint.Resume")
+}
 nitpick_ignore |= {("py:class", "torchbasics.models._freeze.M"), ("py:class", "torchbasics._world.World")}
 
 # Markdown
@@ -140,9 +142,9 @@ def for_language(app: Sphinx, config: Config) -> None:
 
 def linkcode_resolve(domain: str, info: dict[str, str]) -> str | None:
     """Return where the source of a documented object is shown."""
-    import docstrings
+    from docstrings import source  # noqa: PLC0415  # found by the path set above
 
-    return docstrings.source(REPOSITORY, info["module"], info["fullname"]) if domain == "py" else None
+    return source(REPOSITORY, info["module"], info["fullname"]) if domain == "py" else None
 
 
 def setup(app: Sphinx) -> None:

@@ -25,7 +25,7 @@ def reference(parser: argparse.ArgumentParser) -> str:
 
 def _command(name: str, command: argparse.ArgumentParser) -> Iterator[str]:
     yield f"\n## torchbasics {name}\n\n{command.description}\n\n```bash"
-    yield from (line.strip() for line in (command.epilog or "").splitlines()[1:])
+    yield from (re.sub(r"\s+#", "  #", line.strip()) for line in (command.epilog or "").splitlines()[1:])
     yield f"```\n\n```{{program}} torchbasics {name}\n```\n"
     for group in command._action_groups:
         actions = [a for a in group._group_actions if "--help" not in a.option_strings]

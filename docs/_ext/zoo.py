@@ -35,11 +35,10 @@ def cards(name: str) -> str:
 def all_models() -> str:
     """Return the table of the library's own models, with their default configuration."""
     rows = []
-    for name, (path, line) in _zoo.BUILT_IN.items():
-        model, cls = models.get_model(name), path.partition(":")[2]
-        parameters = sum(p.numel() for p in model.parameters())
-        rows.append((f"[`{name}`]({name}.md)", f"{{py:class}}`~torchbasics.models.{cls}`", line, f"{parameters:,}"))
-    return table(("name", "class", "what it is", "parameters by default"), rows)
+    for name, (_, line) in _zoo.BUILT_IN.items():
+        parameters = sum(p.numel() for p in models.get_model(name).parameters())
+        rows.append((f"[`{name}`]({name}.md)", line, f"{parameters:,}"))
+    return table(("name", "what it is", "parameters by default"), rows)
 
 
 def facts(name: str) -> str:
@@ -55,8 +54,16 @@ def facts(name: str) -> str:
         ("parameters", f"{sum(p.numel() for p in model.parameters()):,}"),
         ("weights", cards(name)),
     ]
-    figure = f"\n:::{{figure}} ../images/arch-{name}.svg\n:alt: The layers of {name}.\n:::\n"
-    return table(("by default", ""), rows) + figure * (IMAGES / f"arch-{name}.svg").is_file()
+    return table(("by default", ""), rows) + drawing(name)
+
+
+def drawing(name: str) -> str:
+    """Return the figure of the architecture, light and dark; none where it is not drawn."""
+    stem = f"arch-{name.removeprefix('stacked_')}"
+    if not (IMAGES / f"{stem}.svg").is_file():
+        return ""
+    figure = "\n:::{{figure}} ../images/{}.svg\n:alt: The layers of {}.\n:figclass: only-{}\n:::\n"
+    return figure.format(stem, name, "light") + figure.format(f"{stem}-dark", name, "dark")
 
 
 def details(name: str) -> str:
