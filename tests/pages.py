@@ -65,7 +65,9 @@ def snippets(text: str, languages: tuple[str, ...] = ("python", "bash")) -> list
     for block, following in zip(blocks, [*blocks[1:], None], strict=True):
         runs = block.language in languages and not block.mark.startswith("not run:")
         if runs and (block.language != "bash" or all(line[0] == "torchbasics" for line in commands(block))):
-            is_shown = following and following.language == "text" and not text[block.span[1] : following.span[0]].strip()
+            is_shown = (
+                following and following.language == "text" and not text[block.span[1] : following.span[0]].strip()
+            )
             found.append(Snippet(block, following if is_shown else None))
     return found
 
