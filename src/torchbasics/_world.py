@@ -17,7 +17,7 @@ from torchbasics import _meeting
 from torchbasics._meeting import DistributedError, told
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 FAILED = "torchbasics/failed"  # where in the processes' common store failures are told
 PATIENCE = 1.0  # seconds that one waits to hear from others which have failed, too
@@ -64,9 +64,29 @@ class World:
                 told = "; ".join(f"{n} is {first[n]!r} in process 0 and {other.get(n)!r} in {rank}" for n in names[:3])
                 raise ValueError(f"the processes have different {what}: {told}; start all of them alike")
 
+    def by_all(self, do: Callable[[], Any]) -> list[Any]:
+        """Return what *do* returned in each process, by rank; where it failed in one it fails in all.
+
+        Raises:
+            Exception: what *do* raised here.
+            OSError: it failed in another process.
+        """
+        value = error = None
+        try:
+            value = do()
+        except Exception as e:
+            error = e
+        said = self.exchange((value, None if error is None else f"{type(error).__name__}: {error}"))
+        if error is not None:
+            raise error
+        for rank, (_, text) in enumerate(said):
+            if text is not None:
+                raise OSError(f"process {rank} failed: {text}")
+        return [value for value, _ in said]
+
     @torch.no_grad()
-    def spread(self, tensors: Iterable[Tensor]) -> None:
-        """Give *tensors* the values that they have in process 0."""
+    def spread(self, tensors: Iterable[Tensor], source: int = 0) -> None:
+        """Give *tensors* the values that they have in process *source*."""
         if self.size > 1:
             for tensor in tensors:
                 there = tensor.detach()
