@@ -128,15 +128,15 @@ class LoaderBatches(Batches):
         batches = self._all(start)
         while True:
             batch = next(batches, None)
-            whole = int(self.world.total(0 if batch is None else batch.size))
+            mine, world = 0 if batch is None else batch.size, self.world
+            sizes = world.largest([mine if rank == world.rank else 0 for rank in range(world.size)])  # of each process
             last = batch or last or (None if self.skipped is None else as_batch(self.skipped))
-            if not whole:
+            if not any(sizes):
                 return
             if last is None:
-                raise ValueError(
-                    f"process {self.world.rank} got no batch at all, and others did; give each at least one"
-                )
-            yield last._replace(whole=whole, idle=batch is None)
+                raise ValueError(f"process {world.rank} got no batch at all, and others did; give each at least one")
+            leader = next(rank for rank, size in enumerate(sizes) if size)
+            yield last._replace(whole=sum(sizes), idle=batch is None, leader=leader)
 
     def first(self, n: int) -> Batch | None:
         """Return the first samples of the dataset beneath, in its order, or the first batch of a list.

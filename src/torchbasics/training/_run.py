@@ -147,7 +147,13 @@ class Run:
         if self.world.size > 1:
             self.step.share = batch.counted / batch.of_all * (self.world.size if self.step.averaged else 1)
         self.state.learning_rate = self.step.optimizers[0].param_groups[0]["lr"]
-        return self.guard.update(batch, self.state)
+        if not batch.leader:
+            return self.guard.update(batch, self.state)
+        # Process 0 is idle, whose statistics are all processes'.
+        self.world.spread(self.model.buffers())
+        result = self.guard.update(batch, self.state)
+        self.world.spread(self.model.buffers(), batch.leader)
+        return result
 
     def _after(self, batch: Batch, result: Result) -> bool:
         state = self.state
