@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zlib
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager, nullcontext, suppress
@@ -51,6 +52,11 @@ class LoaderBatches(Batches):
         """Length of the loader, if it has one."""
         return self._steps
 
+    def meet(self) -> None:
+        """Take as many steps as the longest of the processes' loaders; all have to call it."""
+        steps = self.world.exchange(self._steps)
+        self._steps = None if None in steps else max(steps)
+
     def epoch(self, epoch: int, start: int = 0) -> Generator[Batch]:
         """Yield the loader's batches; with *start*, those that are left of an epoch that was begun."""
         if not start:
@@ -67,9 +73,17 @@ class LoaderBatches(Batches):
 
     def _tell_epoch(self, epoch: int) -> None:
         """Tell it to those that order by it, such as a `DistributedSampler`: else each epoch has the same order."""
-        for holder in [*self._holders(), getattr(self.loader, "dataset", None)]:
+        dataset = getattr(self.loader, "dataset", None)
+        for holder in [*self._holders(), dataset]:
             if callable(getattr(holder, "set_epoch", None)):
                 holder.set_epoch(epoch)
+        if epoch == 1 and getattr(self.loader, "persistent_workers", False) and hasattr(dataset, "set_epoch"):
+            warnings.warn(
+                "persistent workers keep the dataset as it was when they started, which set_epoch does not reach: "
+                "give the DataLoader persistent_workers=False, or keep the epoch in shared memory",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def _begun(self) -> Iterator[Any]:
         """Begin an epoch, where it was left."""
