@@ -112,6 +112,25 @@ def places(model: nn.Module, step: Step) -> Callable[[Place], Tensor | None]:
     return like
 
 
+def check(path: Path, state: Mapping[str, Any]) -> None:
+    """See that what *state*, of the checkpoint *path*, says of tensors in parts has the form that `write` gives it.
+
+    Raises:
+        CheckpointError: it has another.
+    """
+
+    def look(place: Place, value: Any) -> Any:
+        if is_told(value):
+            shape, dtype = value.get("shape"), value.get("dtype")
+            sizes = isinstance(shape, (tuple, list)) and all(isinstance(n, int) and n >= 0 for n in shape)
+            if not (isinstance(value[PART], str) and sizes and isinstance(dtype, torch.dtype)):
+                text = f"is damaged: what it says of the tensor {'/'.join(map(str, place))} is wrong ({value!r})"
+                raise _files.refuse(path, "damaged", text)
+        return value
+
+    _changed(state, look)
+
+
 def is_told(value: Any) -> bool:
     """Whether *value* stands for a tensor in parts."""
     return isinstance(value, dict) and PART in value
