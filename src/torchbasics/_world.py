@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
+import traceback
 import uuid
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 FAILED = "torchbasics/failed"  # where in the processes' common store failures are told
 PATIENCE = 1.0  # seconds that one waits to hear from others which have failed, too
-_LOST = re.compile(r"connection|peer|gloo|nccl|socket|time.?out|timed out|broken pipe|store", re.IGNORECASE)
+_LOST = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe", re.IGNORECASE)
+_READING = os.path.join("torch", "utils", "data") + os.sep  # noqa: PTH118  # as in tracebacks
 _CODE = tuple(os.path.dirname(path) + os.sep for path in (torch.__file__, __file__))  # noqa: PTH120  # as in tracebacks
 _running = False  # whether a run of several processes is on
 
@@ -91,8 +93,8 @@ class World:
             for tensor in tensors:
                 there = tensor.detach()
                 sent = there.contiguous()
-                dist.broadcast(sent, 0)
-                if not self.first:
+                dist.broadcast(sent, source)
+                if self.rank != source:
                     there.copy_(sent)
 
     @torch.no_grad()
@@ -213,8 +215,7 @@ def lost(error: BaseException) -> bool:
     """Whether *error* is torch's about the way to another process, and so a consequence of what happened there."""
     if isinstance(error, getattr(dist, "DistError", ())):
         return True
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    raised_here = trace is not None and trace.tb_frame.f_code.co_filename.startswith(_CODE)  # by no code of a user's
-    return isinstance(error, RuntimeError) and raised_here and _LOST.search(str(error)) is not None
+    files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+    raised_here = bool(files) and files[-1].startswith(_CODE)  # by no code of a user's
+    reading = any(_READING in file for file in files)  # torch raises there what a worker has raised, in the user's code
+    return isinstance(error, RuntimeError) and raised_here and not reading and _LOST.search(str(error)) is not None
