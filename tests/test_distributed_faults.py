@@ -265,6 +265,12 @@ TOLD = {  # scenario: what the last process raises, what it says; what the other
     "dataset": ("KeyError", "'sample ", "DistributedError", "process 1 failed: KeyError: 'sample "),
     "workers": ("KeyError", "Caught KeyError in DataLoader worker", "DistributedError", "process 1 failed: KeyError"),
     "nan": ("NonFiniteError", "in process 1: the loss is nan at step 3", "NonFiniteError", "in process 1: the loss is"),
+    "nan in float16": (
+        "NonFiniteError",
+        "in process 1: the loss is nan at",
+        "NonFiniteError",
+        "in process 1: the loss",
+    ),
     "interrupt": ("KeyboardInterrupt", "", "DistributedError", "process 1 failed: KeyboardInterrupt"),
     "exit": ("SystemExit", "3", "DistributedError", "process 1 failed: SystemExit: 3"),
     "argument": ("ValueError", "epochs must be at least 1", "DistributedError", "process 1 failed: ValueError: epochs"),
@@ -274,7 +280,14 @@ TOLD = {  # scenario: what the last process raises, what it says; what the other
     "data": ("ValueError", "different runs: the data is", "ValueError", "different runs: the data is"),
     "length": ("ValueError", "the data's length is", "ValueError", "the data's length is"),
     "folder": ("ValueError", "give a folder on a disk that all hosts share", "ValueError", "give a folder on a disk"),
-    "resume": ("FileNotFoundError", "no checkpoint in", "DistributedError", "process 1 failed: FileNotFoundError"),
+    "resume": ("ValueError", "resume is 'auto' in process 0 and 'True'", "ValueError", "resume is 'auto' in process 0"),
+    "a folder for one": (
+        "ValueError",
+        "checkpoint is True in process 0 and False",
+        "ValueError",
+        "checkpoint is True in",
+    ),
+    "validation": ("ValueError", "validation is 0.2 in process 0 and False", "ValueError", "validation is 0.2 in"),
     "evaluation": ("ValueError", "samples is 60 in process 0 and 48 in 1", "ValueError", "samples is 60 in process"),
     "nothing": ("", "None", "", "None"),
 }
