@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, Dataset
 
 from torchbasics import io
-from torchbasics._world import ALONE, World, lost
+from torchbasics._world import ALONE, World, listen, lost
 from torchbasics.data._batches import make_batches
 from torchbasics.training import _checkpoint, _finite, _parallel, _shards, _store
 
@@ -96,6 +96,21 @@ def test_two_processes_on_one_gpu_are_refused() -> None:
     told = r"on cuda:0 of host 'host1' in process 1 and in process 2, .*device='auto', .*LOCAL_RANK"
     with pytest.raises(ValueError, match=told):
         _parallel.check_devices([b, a, a])
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["waits", "ends"])
+def test_who_waits_on_a_gpu_says_why(ends: bool, capfd: pytest.CaptureFixture[str]) -> None:
+    """On stderr, once another process has told of its failure; not where it ends by itself."""
+    store, ended = torch.distributed.HashStore(), threading.Event()  # type: ignore[attr-defined]  # it is public
+    listening = threading.Thread(target=listen, args=(store, "key", ended, 0.05))
+    listening.start()
+    store.set("key/first", "process 1 failed: ValueError: no")
+    if ends:
+        ended.set()
+    listening.join()
+
+    said = "process 1 failed: ValueError: no; this process waits on its GPU until torchrun ends it\n"
+    assert capfd.readouterr().err == ("" if ends else said)
 
 
 class Second(World):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 import time
 import traceback
 import uuid
@@ -141,7 +142,8 @@ class World:
         key, _running = "", True
         try:
             key = f"{FAILED}/{self.exchange(uuid.uuid4().hex)[0]}"
-            yield
+            with _listening(key):
+                yield
         except BaseException as e:  # a KeyboardInterrupt here leaves the others waiting, too
             cause = self._failed(key, e)
             if cause is not None:
@@ -209,6 +211,31 @@ def join() -> World:
             return ALONE
         _meeting.join()
     return World(dist.get_rank(), dist.get_world_size()) if dist.get_world_size() > 1 else ALONE
+
+
+@contextmanager
+def _listening(key: str) -> Iterator[None]:
+    """Say at once what ends the run where NCCL is used: who waits in an exchange on a GPU gets no exception."""
+    ended = threading.Event()
+    if "nccl" in str(dist.get_backend()):  # pragma: no cover  # CUDA
+        threading.Thread(target=listen, args=(_meeting.store(), key, ended), daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
+def listen(store: Any, key: str, ended: threading.Event, patience: float = PATIENCE) -> None:
+    """Write to stderr that another process has failed, until *ended*; one that fails itself ends soon enough."""
+    while not ended.wait(patience):
+        try:
+            told = store.get(f"{key}/first").decode() if store.check([f"{key}/first"]) else None
+        except Exception:  # the store went with the process that kept it
+            return
+        if told is not None:
+            if not ended.wait(2 * patience):
+                os.write(2, f"{told}; this process waits on its GPU until torchrun ends it\n".encode())
+            return
 
 
 def lost(error: BaseException) -> bool:
