@@ -56,7 +56,8 @@ def group(name: str) -> list[str]:
 
 def pytest(session: nox.Session, *options: str) -> None:
     """Run the tests in two processes, with what stands after ``--`` on nox's command line."""
-    session.run("python", "-m", "pytest", "-n", "2", *options, *session.posargs, env={"OMP_NUM_THREADS": "1"})
+    processes = ("-n", "2", "--dist", "loadgroup")  # tests that share what is slow to make stay together
+    session.run("python", "-m", "pytest", *processes, *options, *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 
 @nox.session

@@ -1,4 +1,4 @@
-"""What the processes of `test_distributed_fsdp` do: torchrun starts this file with the name of a task and a folder."""
+"""What the processes of `test_distributed_fsdp` do: torchrun starts this file with a folder and the names of tasks."""
 
 from __future__ import annotations
 
@@ -65,6 +65,21 @@ class At:
             self.do(state)
 
 
+class Stateless:
+    """Cannot tell its state at step 8 in the second process."""
+
+    def on_step(self, state: training.State) -> None:
+        self.step = state.step
+
+    def state_dict(self) -> dict[str, Any]:
+        if getattr(self, "step", 0) == 8 and dist.get_rank() == 1:
+            raise LookupError("no state")
+        return {}
+
+    def load_state_dict(self, state: Any) -> None:
+        pass
+
+
 class EnoughError(Exception):
     """Ends a run."""
 
@@ -114,6 +129,13 @@ def alone(folder: Path) -> dict[str, Any]:
             warnings.filterwarnings("ignore", message=".*returned a view")  # a remark of torch's
             history = training.fit(model, IMAGES, progress=False, strategy=strategy, **options)  # type: ignore[arg-type]
         made[strategy] = {name: value for name, value in history[0].items() if name != "seconds"}
+    for strategy in ("ddp", "fsdp"):  # twice each: what is in parts stays so, and takes no memory format
+        torch.manual_seed(0)
+        cnn, board = models.get_model("cnn"), {"log_dir": folder / "board"} if strategy == "fsdp" else {}
+        options = {"epochs": 1, "batch_size": 4, "seed": 0, "progress": False}
+        first = training.fit(cnn, IMAGES, Y[:7], strategy=strategy, **options)  # type: ignore[arg-type]
+        second = training.fit(cnn, IMAGES, Y[:7], **board, **options)  # type: ignore[arg-type]
+        made[f"{strategy} twice"] = [first[0]["loss"], second[0]["loss"], _parts.is_sharded(cnn)]
     instance = network()
     wrong: list[dict[str, Any]] = [
         {"optimizer": torch.optim.SGD(instance.parameters(), lr=0.1)},
@@ -186,9 +208,15 @@ def save(folder: Path) -> dict[str, Any]:
         made[name] = digest(model)
     model = network()
     made["history"] = [row["loss"] for row in long(model, folder / "still")]
+    made["undisturbed without dropout"] = digest(model)
     with suppress(EnoughError):
         long(network(), folder / "open", callbacks=[At(10, fail)])
     made["full"] = full(folder / "full")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        model = network()
+        long(model, folder / "without a state", callbacks=[Stateless()])
+    made["without a state"] = [str(w.message) for w in said], digest(model), made["undisturbed without dropout"]
     kept = models.get_model("mlp")
     training.fit(kept, IMAGES, Y[:7], epochs=1, seed=0, strategy="fsdp", progress=False)
     io.save(kept, folder / "mlp.safetensors")
@@ -236,12 +264,13 @@ def resume(folder: Path, strategy: str = "fsdp") -> dict[str, Any]:
 def main() -> None:
     assert Path(torchbasics.__file__).parents[2] == Path(__file__).parents[1], torchbasics.__file__
     torch.set_num_threads(1)
-    task, folder = sys.argv[1], Path(sys.argv[2])
+    folder = Path(sys.argv[1])
     dist.init_process_group("gloo")
     tasks = {"equal": equal, "alone": alone, "nonfinite": nonfinite, "save": save, "resume": resume}
-    made = tasks[task](folder)
-    if dist.get_rank() == 0:
-        (folder / f"{task}.json").write_text(json.dumps(made))
+    for task in sys.argv[2:]:
+        made = tasks[task](folder)
+        if dist.get_rank() == 0:
+            (folder / f"{task}.json").write_text(json.dumps(made))
     dist.destroy_process_group()
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,31 +11,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import torchbasics
-from tests import distributed_data_child as child
+from tests import distributed_data as child
 from torchbasics._world import ALONE, World
 from torchbasics.data._batches import make_batches
 
 Found = list[dict[str, Any]]  # by process
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("worlds")]
 
 TOLERANCE = 1e-10  # sums of float64 in another order
 
 
-@pytest.fixture(scope="module", name="found", params=[2, 3], ids=["2 processes", "3 processes"])
-def run_child(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Found:
+@pytest.fixture(scope="module", params=[2, 3], ids=["2 processes", "3 processes"])
+def found(request: pytest.FixtureRequest, results: Callable[[str, int], Found]) -> Found:
     """What each of the processes found, started by torchrun."""
-    folder = tmp_path_factory.mktemp("out")
-    source = str(Path(torchbasics.__file__).parents[1])
-    run = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(request.param),
-         child.__file__, folder],
-        env={**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr
-    told = [Path(folder, f"{rank}.txt").read_text(encoding="utf-8") for rank in range(request.param)]
-    results = [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(request.param)]
-    return [{**result, "told": text} for result, text in zip(results, told, strict=True)]
+    return results("data", request.param)
 
 
 def joined(found: Found, kind: str) -> child.Read:
@@ -115,6 +101,26 @@ def test_samples_of_their_own_weigh_as_those_of_one_batch(found: Found, kind: st
         assert not torch.allclose(by_hand(batches, weighted=False), expected, rtol=0, atol=1e-4)
 
 
+def test_a_stream_is_gone_on_with_when_most_processes_have_no_more_of_it(found: Found) -> None:
+    """From a checkpoint of the middle of an epoch, in whose rest they repeat a batch that does not count."""
+    for one in found:
+        assert torch.equal(one["in parts"][0], one["own stream"]["trained"][0])
+        assert one["in parts"][1] == one["own stream"]["trained"][1]
+
+
+@pytest.mark.parametrize("kind", ["first ends", "sampler"])
+def test_statistics_of_batch_norm_are_of_the_first_process_that_reads(found: Found, kind: str) -> None:
+    """Not of a batch that process 0 repeats when its stream has ended; each process ends with them."""
+    norm = child.normed()[0]
+    for parts in zip(*(one[kind]["read"][0] for one in found), strict=True):
+        norm(child.samples()[0][next(part for part in parts if len(part))])
+
+    assert (not len(found[0][kind]["read"][0][-1])) == (kind == "first ends")
+    for one in found:
+        for name, buffer in norm.named_buffers():
+            assert torch.allclose(one["statistics"][kind][name], buffer, rtol=0, atol=TOLERANCE)
+
+
 def test_a_sampler_has_another_order_each_epoch(found: Found) -> None:
     """A `DistributedSampler` is told the epoch."""
     first, second = joined(found, "sampler")
@@ -157,8 +163,11 @@ def test_a_process_without_any_batch_is_named() -> None:
     """It has nothing to do the others' steps with."""
 
     class Others(World):
-        def total(self, value: float) -> float:
-            return value + 4
+        def exchange(self, value: Any) -> list[Any]:
+            return [value] * self.size
+
+        def largest(self, values: list[int]) -> list[int]:
+            return [4, *values[1:]]
 
     batches = make_batches(child.Stream(range(0), sharded=True), batch_size=8, world=Others(1, 2))
     with pytest.raises(ValueError, match="process 1 got no batch at all, and others did; give each at least one"):

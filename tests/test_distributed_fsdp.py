@@ -20,35 +20,40 @@ from torchbasics import _files, _parts, io
 from torchbasics._recipe import Recipe
 from torchbasics.training import _parallel, _shards, _store
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("parts")]
 
 ROOT = Path(__file__).parents[1]
 ABLE = hasattr(torch.cpu.Stream(), "record_event")
 cuts = pytest.mark.skipif(not ABLE, reason="FSDP2 on the CPU needs torch 2.7 or newer")
 
 
-def launch(task: str, folder: Path, processes: int = 2) -> dict[str, Any]:
-    """Run a task in several processes, and return what the first one found."""
+def launch(folder: Path, *names: str, processes: int = 2) -> dict[str, Any]:
+    """Run tasks in several processes, and return what the first one found."""
     folder.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     paths = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
     ended = subprocess.run(
-        [*command, tasks.__file__, task, str(folder)],
+        [*command, tasks.__file__, str(folder), *names],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         check=False,
     )
     assert ended.returncode == 0, ended.stderr[-4000:]
-    made: dict[str, Any] = json.loads((folder / f"{task}.json").read_text())
-    return made
+    return {name: json.loads((folder / f"{name}.json").read_text()) for name in names}
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    folder = tmp_path_factory.mktemp("saved")
-    return folder, launch("save", folder)
+def launched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A folder, and what two processes found in all tasks, one after the other."""
+    folder = tmp_path_factory.mktemp("parts")
+    return folder, launch(folder, "equal", "alone", "nonfinite", "save")
+
+
+@pytest.fixture
+def saved(launched: tuple[Path, dict[str, Any]]) -> tuple[Path, dict[str, Any]]:
+    return launched[0], launched[1]["save"]
 
 
 @pytest.fixture
@@ -59,9 +64,9 @@ def open_run(saved: tuple[Path, dict[str, Any]], tmp_path: Path) -> Path:
 
 
 @cuts
-def test_parts_train_as_ddp_does(tmp_path: Path) -> None:
+def test_parts_train_as_ddp_does(launched: tuple[Path, dict[str, Any]]) -> None:
     """History and weights are those of DDP to 1e-6; not where a process's gradient does not count by its samples."""
-    made = launch("equal", tmp_path)
+    made = dict(launched[1]["equal"])
     control = made.pop("control")
 
     print(json.dumps({**made, "control": control}, indent=1))
@@ -73,9 +78,9 @@ def test_parts_train_as_ddp_does(tmp_path: Path) -> None:
 
 
 @cuts
-def test_parts_of_a_gan_and_what_is_refused(tmp_path: Path) -> None:
+def test_parts_of_a_gan_and_what_is_refused(launched: tuple[Path, dict[str, Any]]) -> None:
     """A model of which only the parts are called trains too; what goes with whole parameters alone is named."""
-    made = launch("alone", tmp_path)
+    made = dict(launched[1]["alone"])
 
     print(made)
     for name, value in made["ddp"].items():
@@ -85,9 +90,9 @@ def test_parts_of_a_gan_and_what_is_refused(tmp_path: Path) -> None:
 
 
 @cuts
-def test_all_processes_stop_before_an_update_that_is_not_finite(tmp_path: Path) -> None:
+def test_all_processes_stop_before_an_update_that_is_not_finite(launched: tuple[Path, dict[str, Any]]) -> None:
     """The same error in all, with the samples of the process whose they are; also where one part of one tensor is."""
-    made = launch("nonfinite", tmp_path)
+    made = dict(launched[1]["nonfinite"])
 
     for name, ((first, finite), (second, also)) in made.items():
         assert first == second, name
@@ -141,6 +146,34 @@ def test_a_part_that_cannot_be_written_is_no_checkpoint(saved: tuple[Path, dict[
 
 
 @cuts
+def test_a_state_that_one_process_cannot_tell_costs_a_checkpoint(saved: tuple[Path, dict[str, Any]]) -> None:
+    """Nobody waits for its part; the first process tells whose it was, and training goes on."""
+    said, model, undisturbed = saved[1]["without a state"]
+
+    told = [text for text in said if "could not be saved" in text]
+    assert len(told) == 2  # after the update, and after the epoch
+    assert "the checkpoint at step 8 could not be saved" in told[0]
+    assert "process 1 failed: LookupError" in told[0]
+    assert model == undisturbed
+
+
+@cuts
+def test_a_model_in_parts_is_trained_again(launched: tuple[Path, dict[str, Any]]) -> None:
+    """Whatever memory format it likes as a whole, with pictures in TensorBoard: the losses are those of DDP."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder, made = launched
+    *there, whole = made["alone"]["ddp twice"]
+    *here, parts = made["alone"]["fsdp twice"]
+    events = EventAccumulator(str(folder / "board"))
+    events.Reload()
+
+    assert (whole, parts) == (False, True)
+    assert here == pytest.approx(there, abs=1e-4)
+    assert events.Tags()["images"] == ["predictions"]
+
+
+@cuts
 def test_files_of_parts_are_ordinary(saved: tuple[Path, dict[str, Any]]) -> None:
     """One process reads what several have saved; where it cannot be written, all know."""
     folder, made = saved
@@ -163,7 +196,7 @@ def test_another_number_of_processes_goes_on_from_the_same_sample(
         history = tasks.long(tasks.network(), open_run / "open")
         losses = [row["loss"] for row in history]
     else:
-        made = launch("resume", open_run, processes)
+        made = launch(open_run, "resume", processes=processes)["resume"]
         losses = made["history"]
         assert any("2 processes have begun and 3 go on" in line for line in made["notes"])
 

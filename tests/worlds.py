@@ -1,4 +1,4 @@
-"""What several processes do in the tests of them: ``torchrun ... -m tests.worlds CASE FOLDER`` writes what came out.
+"""What several processes do in the tests of them: ``torchrun ... -m tests.worlds FOLDER CASE ...`` writes what came out.
 
 The same functions run in the tests' own process give what is to be expected.
 """
@@ -7,19 +7,41 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
+import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tests import distributed_data
 from tests.helpers import Squares, blobs
-from torchbasics import models, training
-from torchbasics.training import Supervised
+from torchbasics import _files, models, training
+from torchbasics.training import Supervised, _store
 
 RANK = int(os.environ.get("RANK", "0"))
 CASES: dict[str, Callable[[], Any]] = {}
+WAYS = (  # of training
+    "plain",
+    "last batch of one",
+    "batches of two",
+    "ignored targets",
+    "weighted",
+    "weights of zero",
+    "sums",
+    "accumulate",
+    "clipped",
+    "average",
+    "early",
+    "own step",
+    "own step with parts of the model",
+    "regression",
+    "list",
+    "metric",
+)
 
 
 def case(function: Callable[[], Any]) -> Callable[[], Any]:
@@ -103,9 +125,15 @@ def fit() -> dict[str, Any]:
         outputs = model(x)
         return nn.functional.cross_entropy(outputs, y), outputs
 
+    def by_parts(model: Any, x: Tensor, y: Tensor) -> Any:
+        outputs = model.net[2](model.net[1](model.net[0](x)))
+        return nn.functional.cross_entropy(outputs, y), outputs
+
+    # A layer that is not run has no gradient, and is left as it is: AdamW would let weights with a gradient of 0 decay.
+    more = nn.ModuleDict({"net": net(), "unused": nn.Linear(2, 2).double()})
     unseen = nn.CrossEntropyLoss(weight=torch.tensor([0.0, 1.0, 1.0], dtype=torch.float64))
     weighted = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 3.0, 0.2], dtype=torch.float64))
-    return {
+    found = {
         "plain": trained(net(), inputs, targets, batch_size=12, validation=0.2),
         "last batch of one": trained(net(), inputs, targets, batch_size=15),
         "batches of two": trained(net(), inputs[:9], targets[:9], batch_size=2),
@@ -118,10 +146,13 @@ def fit() -> dict[str, Any]:
         "average": trained(net(), inputs, targets, batch_size=12, ema=0.9, validation=0.2),
         "early": trained(net(), inputs, targets, batch_size=12, epochs=30, early_stopping=2, validation=0.3, lr=0.3),
         "own step": trained(net(), inputs, targets, batch_size=12, step=own),
+        "own step with parts of the model": trained(more, inputs, targets, batch_size=12, step=by_parts),
         "regression": trained(nn.Linear(6, 6).double(), inputs, inputs, batch_size=12),
         "list": trained(net(), loader, seed=3),
         "metric": trained(net(), inputs, targets, batch_size=12, metrics={"best": Best()}),
     }
+    assert tuple(found) == WAYS
+    return found
 
 
 @case
@@ -144,10 +175,19 @@ def single() -> dict[str, Any]:
     """The same in float32, with samples of a dataset that draw random numbers, and a GAN, which only has to run."""
     found: dict[str, Any] = {"dataset": trained(net(torch.float32), Squares(), batch_size=12)}
     gan = models.DCGAN(latent_dim=4, width=4, depth=0)
-    found["gan"] = trained(gan, torch.rand(10, 1, 8, 8), batch_size=3, epochs=2, lr=1e-3)
+    gan.generator.register_parameter("unused", nn.Parameter(torch.ones(2)))
+    found["gan"] = trained(gan, torch.rand(10, 1, 8, 8), batch_size=3, epochs=2, lr=1e-3, optimizer="adamw")
+    found["unused"] = dict(gan.generator.named_parameters())["unused"].detach().clone()
     norm = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
     found["batch norm"] = trained(norm, *blobs(60), batch_size=20, validation=0.2)
     found["buffers"] = [b.clone() for b in norm.buffers()]
+    found["overflow"] = trained(net(torch.float32), *blobs(24), batch_size=12, step=overflow, precision="float16")
+    torch.manual_seed(1)  # in all processes
+    masks: list[Tensor] = []
+    dropout = nn.Sequential(nn.Linear(6, 3), nn.Dropout(0.5))
+    dropout[1].register_forward_hook(lambda module, inputs, output: masks.append(output.detach() == 0))
+    trained(dropout, *blobs(24), batch_size=12, epochs=1, seed=None)
+    found["masks"] = [mask for mask in masks if mask.any()]  # the others are of checks, in eval mode
     try:  # a last batch of two samples
         found["two samples"] = trained(norm, *blobs(22), batch_size=10)
     except ValueError as e:
@@ -155,32 +195,125 @@ def single() -> dict[str, Any]:
     return found
 
 
+def overflow(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+    """The first of the samples has a gradient that no float32 holds once it is scaled: the scaler leaves the update out."""
+    loss = nn.functional.cross_entropy(model(inputs), targets)
+    return loss * 1e36 if bool((inputs == blobs(24)[0][0]).all(1).any()) else loss
+
+
+class Halt:
+    """Ends a run with an error."""
+
+    def on_step(self, state: Any) -> None:
+        if state.step == 10:
+            raise KeyError("enough")
+
+
+class Count:
+    """Has a state, and may fail to tell it."""
+
+    def __init__(self, fails_at: int = -1) -> None:
+        self.steps, self.fails_at = 0, fails_at
+
+    def on_step(self, state: Any) -> None:
+        self.steps += 1
+        self.notes = state.notes
+
+    def state_dict(self) -> dict[str, Any]:
+        if self.steps == self.fails_at:
+            raise LookupError("no state")
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state: Any) -> None:
+        self.steps = state["steps"]
+
+
+def halted(run: Callable[[], Any]) -> bool:
+    """Whether *run* got as far as to be ended."""
+    try:
+        run()
+    except KeyError:
+        return True
+    return False
+
+
+def measured(folder: Path | None, **options: Any) -> dict[str, Any]:
+    """A run in float64 with all kinds of metrics, to be gone on with by another number of processes."""
+    from torchmetrics.classification import MulticlassAUROC
+
+    inputs, targets = blobs(61)
+    held_out, classes = blobs(450)
+    metrics = {"best": Best(), "auroc": MulticlassAUROC(3), "right": "accuracy", "f1": "f1"}
+    options = {"batch_size": 7, "checkpoint": folder, "checkpoint_every": 4, "metrics": metrics, **options}
+    return trained(net(), inputs.double(), targets, validation=(held_out.double(), classes), **options)
+
+
+def begun(folder: Path) -> bool:
+    """Whether a run like `measured` was ended after 10 steps, with a checkpoint of step 8."""
+    return halted(partial(measured, folder, callbacks=[Halt()]))
+
+
 @case
 def resume() -> dict[str, Any]:
-    """A run with dropout in two parts, and the same in one; the folder is an argument."""
-    folder = Path(sys.argv[3])
+    """Runs with dropout in two parts, and the same in one; the folder is an argument."""
+    folder = Path(sys.argv[1]) / "work"
     inputs, targets = blobs(61)
+    seen = Count()
 
     def run(name: str, **options: Any) -> dict[str, Any]:
         torch.manual_seed(1)
         model = nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.3), nn.Linear(8, 3))
-        options = {"batch_size": 7, "checkpoint": folder / name, "checkpoint_every": 4, **options}
+        options = {"batch_size": 7, "checkpoint": folder / name, "checkpoint_every": 4, "keep": 9, **options}
         return trained(model, inputs, targets, ema=0.9, validation=0.2, **options)
 
-    class Halt:
-        def on_step(self, state: Any) -> None:
-            if state.step == 10:
-                raise KeyError("enough")
+    found: dict[str, Any] = {"whole": run("whole"), "halted": []}
+    counts = [Count()] if RANK == 0 else []  # which the first process alone has
+    found["halted"] += [halted(partial(run, "parts", callbacks=[*counts, Halt()]))]
+    found["halted"] += [halted(partial(run, "seen otherwise", callbacks=[Halt()]))]
+    again = [Count()] if RANK == 0 else []
+    found["parts"] = run("parts", callbacks=again)
+    found["count"] = [one.steps for one in again]
+    read, _store.read = _store.read, partial(damaged_elsewhere, _store.read)
+    found["seen otherwise"] = run("seen otherwise", callbacks=[seen])
+    _store.read = read
+    found["notes"] = seen.notes
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        found["without a state"] = run("broken", callbacks=[Count(4 if RANK == 1 else -1)])
+    found["said"] = [str(one.message) for one in said]
+    found["left"] = sorted(path.name for path in (folder / "broken").iterdir())
+    if folder.joinpath("one").exists():
+        found["begun by one"] = measured(folder / "one")
+    found["halted"].append(begun(folder / "two"))
+    return found
 
-    whole = run("whole")
-    try:
-        run("parts", callbacks=[Halt()])
-    except KeyError:
-        whole["halted"] = True
-    return {"whole": whole, "parts": run("parts")}
+
+def damaged_elsewhere(read: Any, path: Path, **options: Any) -> Any:
+    """Read a checkpoint, of which the second process sees other bytes if it is that of step 8."""
+    if RANK == 1 and path.name.endswith("8"):
+        raise _files.refuse(path, "damaged", "is damaged: seen from here")
+    return read(path, **options)
+
+
+@case
+def data() -> dict[str, Any]:
+    """Data of every kind."""
+    return distributed_data.all_kinds(Path(sys.argv[1]) / "work")
+
+
+def main() -> None:
+    """Do the cases one after the other; one that fails leaves its traceback."""
+    torch.set_num_threads(1)
+    out = Path(sys.argv[1])
+    for name in sys.argv[2:]:
+        try:
+            made: Any = CASES[name]()
+        except Exception:
+            made = traceback.format_exc()
+        torch.save(made, out / f"{name}-{RANK}.pt")
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    out = Path(sys.argv[2])
-    torch.save(CASES[sys.argv[1]](), out / f"{os.environ.get('RANK', '0')}.pt")
+    from tests.worlds import main as run  # so that its classes have the names that they have in the tests' own process
+
+    run()

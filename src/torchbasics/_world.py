@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 import time
+import traceback
 import uuid
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -17,11 +19,12 @@ from torchbasics import _meeting
 from torchbasics._meeting import DistributedError, told
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 FAILED = "torchbasics/failed"  # where in the processes' common store failures are told
 PATIENCE = 1.0  # seconds that one waits to hear from others which have failed, too
-_LOST = re.compile(r"connection|peer|gloo|nccl|socket|time.?out|timed out|broken pipe|store", re.IGNORECASE)
+_LOST = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe", re.IGNORECASE)
+_READING = os.path.join("torch", "utils", "data") + os.sep  # noqa: PTH118  # as in tracebacks
 _CODE = tuple(os.path.dirname(path) + os.sep for path in (torch.__file__, __file__))  # noqa: PTH120  # as in tracebacks
 _running = False  # whether a run of several processes is on
 
@@ -64,15 +67,35 @@ class World:
                 told = "; ".join(f"{n} is {first[n]!r} in process 0 and {other.get(n)!r} in {rank}" for n in names[:3])
                 raise ValueError(f"the processes have different {what}: {told}; start all of them alike")
 
+    def by_all(self, do: Callable[[], Any]) -> list[Any]:
+        """Return what *do* returned in each process, by rank; where it failed in one it fails in all.
+
+        Raises:
+            Exception: what *do* raised here.
+            OSError: it failed in another process.
+        """
+        value = error = None
+        try:
+            value = do()
+        except Exception as e:
+            error = e
+        said = self.exchange((value, None if error is None else f"{type(error).__name__}: {error}"))
+        if error is not None:
+            raise error
+        for rank, (_, text) in enumerate(said):
+            if text is not None:
+                raise OSError(f"process {rank} failed: {text}")
+        return [value for value, _ in said]
+
     @torch.no_grad()
-    def spread(self, tensors: Iterable[Tensor]) -> None:
-        """Give *tensors* the values that they have in process 0."""
+    def spread(self, tensors: Iterable[Tensor], source: int = 0) -> None:
+        """Give *tensors* the values that they have in process *source*."""
         if self.size > 1:
             for tensor in tensors:
                 there = tensor.detach()
                 sent = there.contiguous()
-                dist.broadcast(sent, 0)
-                if not self.first:
+                dist.broadcast(sent, source)
+                if self.rank != source:
                     there.copy_(sent)
 
     @torch.no_grad()
@@ -119,7 +142,8 @@ class World:
         key, _running = "", True
         try:
             key = f"{FAILED}/{self.exchange(uuid.uuid4().hex)[0]}"
-            yield
+            with _listening(key):
+                yield
         except BaseException as e:  # a KeyboardInterrupt here leaves the others waiting, too
             cause = self._failed(key, e)
             if cause is not None:
@@ -189,12 +213,36 @@ def join() -> World:
     return World(dist.get_rank(), dist.get_world_size()) if dist.get_world_size() > 1 else ALONE
 
 
+@contextmanager
+def _listening(key: str) -> Iterator[None]:
+    """Say at once what ends the run where NCCL is used: who waits in an exchange on a GPU gets no exception."""
+    ended = threading.Event()
+    if "nccl" in str(dist.get_backend()):  # pragma: no cover  # CUDA
+        threading.Thread(target=listen, args=(_meeting.store(), key, ended), daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
+def listen(store: Any, key: str, ended: threading.Event, patience: float = PATIENCE) -> None:
+    """Write to stderr that another process has failed, until *ended*; one that fails itself ends soon enough."""
+    while not ended.wait(patience):
+        try:
+            told = store.get(f"{key}/first").decode() if store.check([f"{key}/first"]) else None
+        except Exception:  # the store went with the process that kept it
+            return
+        if told is not None:
+            if not ended.wait(2 * patience):
+                os.write(2, f"{told}; this process waits on its GPU until torchrun ends it\n".encode())
+            return
+
+
 def lost(error: BaseException) -> bool:
     """Whether *error* is torch's about the way to another process, and so a consequence of what happened there."""
     if isinstance(error, getattr(dist, "DistError", ())):
         return True
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    raised_here = trace is not None and trace.tb_frame.f_code.co_filename.startswith(_CODE)  # by no code of a user's
-    return isinstance(error, RuntimeError) and raised_here and _LOST.search(str(error)) is not None
+    files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+    raised_here = bool(files) and files[-1].startswith(_CODE)  # by no code of a user's
+    reading = any(_READING in file for file in files)  # torch raises there what a worker has raised, in the user's code
+    return isinstance(error, RuntimeError) and raised_here and not reading and _LOST.search(str(error)) is not None

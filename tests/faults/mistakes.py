@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from tests.helpers import blobs
 from torchbasics import _meeting, models
-from torchbasics.training import evaluate, fit
+from torchbasics.training import _store, evaluate, fit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,6 +90,18 @@ def nonfinite() -> None:
             raise AssertionError("the model has changed")
 
 
+def overflow() -> None:
+    """Under float16, where a scaler leaves out updates: a loss that is not finite is no overflow."""
+    inputs, targets = blobs()
+    inputs[57, 0] = 99
+
+    def step(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+        loss = functional.cross_entropy(model(inputs), targets)
+        return loss * float("nan") if bool((inputs == 99).any()) else loss
+
+    train(None, (inputs, targets), step=step, precision="float16")
+
+
 def without_a_word() -> None:
     class Gone:
         def on_step(self, state: Any) -> None:
@@ -104,6 +116,7 @@ SCENARIOS: dict[str, Callable[[Path], Any]] = {
     "dataset": lambda folder: train(data=Torn()),
     "workers": lambda folder: train(data=Torn(), workers=1),
     "nan": lambda folder: nonfinite(),
+    "nan in float16": lambda folder: overflow(),
     "interrupt": lambda folder: train(callbacks=[At(KeyboardInterrupt())]),
     "exit": lambda folder: train(callbacks=[At(SystemExit(3))]),
     "argument": lambda folder: train(epochs=differs(2, -1)),
@@ -114,6 +127,8 @@ SCENARIOS: dict[str, Callable[[Path], Any]] = {
     "length": lambda folder: train(data=blobs(differs(60, 48))),
     "folder": lambda folder: train(checkpoint=folder / differs("here", "there")),
     "resume": lambda folder: train(checkpoint=folder / "here", resume=differs("auto", True)),
+    "a folder for one": lambda folder: train(checkpoint=differs(folder / "here", None)),
+    "validation": lambda folder: train(validation=differs(0.2, None)),
     "evaluation": lambda folder: evaluate(make(), blobs(differs(60, 48))),
     "nothing": lambda folder: train(checkpoint=folder / "shared").stopped,
     "without a word": lambda folder: without_a_word(),
@@ -123,6 +138,7 @@ SCENARIOS: dict[str, Callable[[Path], Any]] = {
 def main() -> None:
     """Try all that the arguments name, and write what came of it."""
     out, names = Path(sys.argv[1]), sys.argv[2:] or list(SCENARIOS)
+    _store.LATE = 1.0
     _meeting.TIMEOUT = timedelta(seconds=float(os.environ.get("SECONDS", "60")))
     if os.environ.get("OWN"):
         torch.distributed.init_process_group("gloo", timeout=_meeting.TIMEOUT)

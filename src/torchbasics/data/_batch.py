@@ -25,6 +25,7 @@ class Batch(NamedTuple):
     indices: Tensor | None = None  # which samples of the dataset these are, where it has indices
     whole: int = 0  # samples of the batch of all processes, 0 = this is all of it
     idle: bool = False
+    leader: int = 0  # the first process whose samples count
 
     @property
     def counted(self) -> int:

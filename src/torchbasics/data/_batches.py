@@ -53,6 +53,8 @@ def make_batches(
     options = {"batch_size": batch_size or default_batch_size, "shuffle": shuffle, "seed": seed}
     made = _make(data, targets, options, workers, set_by_user, world)
     made.world = world
+    if isinstance(made, LoaderBatches) and made.shared and world.size > 1:
+        made.meet()
     return made
 
 

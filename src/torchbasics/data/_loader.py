@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zlib
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager, nullcontext, suppress
@@ -51,6 +52,11 @@ class LoaderBatches(Batches):
         """Length of the loader, if it has one."""
         return self._steps
 
+    def meet(self) -> None:
+        """Take as many steps as the longest of the processes' loaders; all have to call it."""
+        steps = self.world.exchange(self._steps)
+        self._steps = None if None in steps else max(steps)
+
     def epoch(self, epoch: int, start: int = 0) -> Generator[Batch]:
         """Yield the loader's batches; with *start*, those that are left of an epoch that was begun."""
         if not start:
@@ -67,9 +73,17 @@ class LoaderBatches(Batches):
 
     def _tell_epoch(self, epoch: int) -> None:
         """Tell it to those that order by it, such as a `DistributedSampler`: else each epoch has the same order."""
-        for holder in [*self._holders(), getattr(self.loader, "dataset", None)]:
+        dataset = getattr(self.loader, "dataset", None)
+        for holder in [*self._holders(), dataset]:
             if callable(getattr(holder, "set_epoch", None)):
                 holder.set_epoch(epoch)
+        if epoch == 1 and getattr(self.loader, "persistent_workers", False) and hasattr(dataset, "set_epoch"):
+            warnings.warn(
+                "persistent workers keep the dataset as it was when they started, which set_epoch does not reach: "
+                "give the DataLoader persistent_workers=False, or keep the epoch in shared memory",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def _begun(self) -> Iterator[Any]:
         """Begin an epoch, where it was left."""
@@ -128,15 +142,15 @@ class LoaderBatches(Batches):
         batches = self._all(start)
         while True:
             batch = next(batches, None)
-            whole = int(self.world.total(0 if batch is None else batch.size))
+            mine, world = 0 if batch is None else batch.size, self.world
+            sizes = world.largest([mine if rank == world.rank else 0 for rank in range(world.size)])  # of each process
             last = batch or last or (None if self.skipped is None else as_batch(self.skipped))
-            if not whole:
+            if not any(sizes):
                 return
             if last is None:
-                raise ValueError(
-                    f"process {self.world.rank} got no batch at all, and others did; give each at least one"
-                )
-            yield last._replace(whole=whole, idle=batch is None)
+                raise ValueError(f"process {world.rank} got no batch at all, and others did; give each at least one")
+            leader = next(rank for rank, size in enumerate(sizes) if size)
+            yield last._replace(whole=sum(sizes), idle=batch is None, leader=leader)
 
     def first(self, n: int) -> Batch | None:
         """Return the first samples of the dataset beneath, in its order, or the first batch of a list.

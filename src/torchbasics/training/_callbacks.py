@@ -252,17 +252,22 @@ def callback_states(callbacks: Sequence[Any]) -> dict[str, Any]:
     return {name: c.state_dict() for name, c in _named(callbacks).items()}
 
 
-def set_callback_states(callbacks: Sequence[Any], states: Mapping[str, Any]) -> None:
+def set_callback_states(callbacks: Sequence[Any], states: Mapping[str, Any], *, all_needed: bool = True) -> None:
     """Set what `callback_states` returned; those that had none then keep theirs.
 
     Without ``log_dir`` the run goes on all the same.
+
+    Args:
+        callbacks: The callbacks.
+        states: The states, which are those of process 0.
+        all_needed: Whether there has to be a callback for each; processes after the first may have fewer.
 
     Raises:
         ValueError: the callback of a state is missing.
     """
     named = _named(callbacks)
     missing = [name for name in states if name not in named and not name.startswith(f"{_OWN}.TensorBoard")]
-    if missing:
+    if missing and all_needed:
         raise ValueError(
             f"the checkpoint has the state of a callback {missing[0]!r}, which is not among callbacks=...; "
             "give it, or begin anew in another folder"

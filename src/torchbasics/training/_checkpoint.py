@@ -83,6 +83,7 @@ class Checkpoints:
         identity = _identity.identify(run)
         identity |= {"seed": seed, "numerics": _identity.numerics(run.device, run.state.recipe), "origin": self.origin}
         if self.found is not None:
+            _shards.check(self.found.path, self.found.state)
             identity["weights"] = self._checked(self.found, identity, run, resume)
             _identity.tell_numerics(self.found.state["numerics"], identity["numerics"])
         parts = [*callbacks, Checkpointer(run, self, identity)]
@@ -248,22 +249,26 @@ def open_folder(
 
 
 def _see_alike(folder: Path, world: World) -> None:
-    """Raise unless all processes see the same folder: the first has just locked it."""
+    """Raise unless all processes see, soon, what the first does in the folder: it has just locked it."""
     if world.size == 1:
         return
-    world.exchange(None)
-    seen = world.exchange(sorted(path.name for path in folder.iterdir()) if folder.is_dir() else [])
-    for rank, names in enumerate(seen):
-        if names != seen[0]:
+
+    def names() -> list[str]:
+        return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+    there = world.exchange(names() if world.first else None)[0]
+    _store.wait_for(lambda: names() == there)
+    for rank, seen in enumerate(world.exchange(names())):
+        if seen != there:
             raise ValueError(
-                f"checkpoint={str(folder)!r} holds {', '.join(seen[0]) or 'nothing'} in process 0 and "
-                f"{', '.join(names) or 'nothing'} in process {rank}; give a folder on a disk that all hosts share"
+                f"checkpoint={str(folder)!r} holds {', '.join(there) or 'nothing'} in process 0 and "
+                f"{', '.join(seen) or 'nothing'} in process {rank}; give a folder on a disk that all hosts share"
             )
 
 
 def _find(made: Checkpoints, folder: Path) -> None:
     """Find the newest checkpoint in *folder*."""
-    newest, made.damaged = _store.newest(folder)
+    newest, made.damaged = _store.newest(folder, made.world)
     if newest is not None:
         made.found = Found(*newest)
         made.origin = made.found.state["origin"]
@@ -278,8 +283,9 @@ def _find_given(made: Checkpoints, given: Path) -> None:
         if made.found is not None and made.origin == origin:
             return
     own, made.found = made.found, None
-    if (given / _store.MANIFEST).exists() or (given.is_dir() and given.name.startswith("step-")):
-        made.found = Found(given, _store.read(given))
+    itself = (given / _store.MANIFEST).exists() or (given.is_dir() and given.name.startswith("step-"))
+    if made.world.exchange(itself)[0]:
+        made.found = Found(given, _store.read_alike(given, made.world))
     else:
         _find(made, given)
     if made.found is None:

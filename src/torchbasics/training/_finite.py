@@ -270,7 +270,8 @@ def check_parts(optimizer: Optimizer, norm: Tensor | None, world: World) -> None
         NonFiniteError: one is not.
     """
     grads = [_parts.own(g) for g in gradients(optimizer)]
-    total = norm.item() if norm is not None else world.total(abs(sum([g.sum().item() for g in grads])))
+    sums = [g.sum().abs().double() for g in grads]
+    total = norm.item() if norm is not None else world.total(torch.stack(sums).sum().item() if sums else 0.0)
     if not math.isfinite(total) and world.largest([not all(_is_finite(g) for g in grads)])[0]:
         raise NonFiniteError("the loss is finite, but a gradient is not,")
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from torchbasics import _checks, _world
+from torchbasics import _checks, _parts, _world
 from torchbasics._model import modes_kept
 from torchbasics._recipe import EarlyStopping, Options, Recipe, make_recipe
 from torchbasics.data._batches import Batches, LoaderBatches, make_batches, split_data
@@ -137,6 +137,7 @@ def fit(
                 "keep": keep,
                 "metrics": None if metrics is None else list(make_metrics(metrics)),
                 "strategy": strategy,
+                "resume": str(resume),
             },
         )
         kept = _checkpoint.open_folder(checkpoint, checkpoint_every, keep, resume, world, stack)
@@ -151,7 +152,8 @@ def fit(
         chosen = _resolve(chosen, step.defaults, model, batches)
         if kept is not None:
             kept.set_threads(stack)
-        here = _place(model, device, chosen, stack, whole=strategy != "fsdp" or world.size == 1)
+        whole = (strategy != "fsdp" or world.size == 1) and not _parts.is_sharded(model)
+        here = _place(model, device, chosen, stack, whole=whole)
         step.bind(model, chosen)
         columns = check(step, batches, here, metrics)
         if held_out is not None:
@@ -160,7 +162,8 @@ def fit(
         _check_last_batch(step, batches, here)
         stack.enter_context(modes_kept(model))
         stack.enter_context(no_autocast(model))
-        stack.enter_context(nullcontext() if chosen.seed is None else _random.forked(world.seed(seed)))
+        given = chosen.seed is None and world.first  # the others would draw the same masks from their own
+        stack.enter_context(nullcontext() if given else _random.forked(world.seed(seed)))
         spread_over(world, strategy, step, batches)
         step.start(None if batches.steps() is None else batches.steps() * chosen.epochs)  # type: ignore[operator]
         run = Run(model, step, chosen, batches, held_out, metrics, here, time_limit, world)

@@ -17,7 +17,7 @@ from torchbasics.training._metrics import (
     make_metrics,
     metric_state,
     number,
-    set_metric_state,
+    restored,
     summable,
 )
 from torchbasics.training._step import Result
@@ -104,7 +104,7 @@ class Meter:
             named = list(state["metrics"])  # what was chosen by the targets has a name
             self.metrics = self._kept(make_metrics(named if self.wanted is None else self.wanted))
             for name, saved in state["metrics"].items():
-                set_metric_state(self.metrics[name], saved)
+                self.metrics[name] = restored(self.metrics[name], saved)
 
     def _kept(self, metrics: dict[str, Metric]) -> dict[str, Metric]:
         return metrics if self.world.size == 1 else {name: summable(metric) for name, metric in metrics.items()}

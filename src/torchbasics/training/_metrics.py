@@ -13,6 +13,8 @@ from torch import Tensor
 from torchbasics import _checks
 from torchbasics.training._losses import is_classes
 
+GATHERED = "torchbasics.gathered"  # in the state of a `Gathered`, as in no other
+
 
 class Metric(Protocol):
     """What torchmetrics' metrics offer, as far as it is used here."""
@@ -120,21 +122,28 @@ class Gathered:
 
     def __init__(self, metric: Any) -> None:
         self.metric = metric
-        self.outputs: list[Tensor] = []
-        self.targets: list[Tensor] = []
+        self.batches: list[tuple[Tensor, Tensor]] = []
+        self.before: dict[str, Any] | None = None  # what it had counted by itself, in a run that one process has begun
         if hasattr(metric, "sync_on_compute"):  # torchmetrics would add up what is the same in all processes
             metric.sync_on_compute = metric._to_sync = False
             metric.to("cpu")
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         """Keep outputs and targets."""
-        self.outputs.append(outputs.detach().cpu())
-        self.targets.append(targets.cpu())
+        self.batches.append((outputs.detach().cpu(), targets.cpu()))
 
     def compute(self) -> Any:
-        """Return the value over all of them."""
-        self.metric.update(torch.cat(self.outputs), torch.cat(self.targets))
+        """Return the value over all of them, which the metric is given batch by batch: they may differ in shape."""
+        set_metric_state(self.metric, self.before or {})
+        for outputs, targets in self.batches:
+            self.metric.update(outputs, targets)
         return self.metric.compute()
+
+    def take(self, state: Mapping[str, Any]) -> None:
+        """Add what `metric_state` returned of such a metric, or of the one in it."""
+        own = GATHERED not in state
+        self.before = (dict(state) if own else state["before"]) or self.before
+        self.batches += [] if own else map(tuple, state[GATHERED])
 
 
 def summable(metric: Metric) -> Metric:
@@ -143,13 +152,26 @@ def summable(metric: Metric) -> Metric:
 
 
 def add_up_states(metric: Metric, states: Iterable[Mapping[str, Any]]) -> None:
-    """Give a `summable` metric the sum of what `metric_state` returned in several processes."""
+    """Give a fresh `summable` metric the sum of what `metric_state` returned in several processes."""
     total: dict[str, Any] = {}
     for state in states:
+        if isinstance(metric, Gathered):
+            metric.take(state)
+            continue
         for name, value in state.items():
             there = value.cpu() if isinstance(value, Tensor) else value
             total[name] = there if total.get(name) is None else total[name] if there is None else total[name] + there
     set_metric_state(metric, total)
+
+
+def restored(metric: Metric, state: Mapping[str, Any]) -> Metric:
+    """Return a fresh metric with what `metric_state` returned; what several processes have gathered goes on so."""
+    made = Gathered(metric) if GATHERED in state and not isinstance(metric, Gathered) else metric
+    if isinstance(made, Gathered):
+        made.take(state)
+    else:
+        set_metric_state(made, state)
+    return made
 
 
 def mae(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -222,9 +244,11 @@ def metric_state(metric: Metric) -> dict[str, Any]:
     """Return what a metric has counted so far, as plain data."""
     if hasattr(metric, "metric_state"):  # torchmetrics
         return {**metric.metric_state, "_update_count": metric._update_count}  # type: ignore[attr-defined]  # no public name
+    if isinstance(metric, Gathered):
+        return {GATHERED: [list(batch) for batch in metric.batches], "before": metric.before}
     if isinstance(metric, Accuracy):
         metric.settle()
-    return {name: value for name, value in vars(metric).items() if name not in ("function", "hits", "metric")}
+    return {name: value for name, value in vars(metric).items() if name not in ("function", "hits")}
 
 
 def set_metric_state(metric: Metric, state: Mapping[str, Any]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+import socket
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -15,7 +16,7 @@ from torchbasics._model import plain_state
 from torchbasics._zoo import class_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from torchbasics._recipe import Recipe
     from torchbasics._world import World
@@ -41,6 +42,8 @@ def spread_over(world: World, strategy: str | None, step: Step, batches: Batches
     if world.size == 1:
         return
     model = step.model
+    place = next(model.parameters()).device
+    check_devices(world.exchange(_where(place) if "nccl" in str(dist.get_backend()) else None))
     state = plain_state(model, whole=False)
     world.agree(
         "runs",
@@ -49,6 +52,7 @@ def spread_over(world: World, strategy: str | None, step: Step, batches: Batches
             **step.recipe.as_dict(),
             "strategy": strategy,
             "the model": class_of(model).__name__,
+            "the model's device": place.type,
             **{f"the model's {name}": f"{tuple(value.shape)} of {value.dtype}" for name, value in state.items()},
             "the trained part": [name for name, p in model.named_parameters() if p.requires_grad],
             "the data's length": [batches.samples, batches.steps()],
@@ -63,8 +67,39 @@ def spread_over(world: World, strategy: str | None, step: Step, batches: Batches
         _check_shardable(model, step.recipe)
         shard(model, called=step.calls_model)
     step.sharded = _parts.is_sharded(model)
+    if step.sharded and step.recipe.precision == "float16":
+        raise ValueError("a model in parts (FSDP) does not go with precision='float16'; use 'bfloat16'")
     # What is sharded, or wrapped by the user, takes the mean by itself.
     step.averaged = strategy is None or step.sharded
+
+
+def check_devices(places: Sequence[tuple[str, str, str] | None]) -> None:
+    """See that each process has a GPU of its own, as NCCL needs it.
+
+    Args:
+        places: Of each process the host, the GPU's number of manufacture, and a name for people; None = no GPU.
+
+    Raises:
+        ValueError: two have the same.
+    """
+    seen: dict[tuple[str, str], int] = {}
+    for rank, place in enumerate(places):
+        if place is None:
+            continue
+        other = seen.setdefault(place[:2], rank)
+        if other != rank:
+            raise ValueError(
+                f"the model is on {place[2]} of host {place[0]!r} in process {other} and in process {rank}, and each "
+                "needs a GPU of its own; give fit device='auto', or move the model to "
+                "f'cuda:{os.environ[\"LOCAL_RANK\"]}' before"
+            )
+
+
+def _where(place: torch.device) -> tuple[str, str, str] | None:
+    if place.type != "cuda":
+        return None
+    about: Any = torch.cuda.get_device_properties(place)  # pragma: no cover  # CUDA
+    return socket.gethostname(), str(about.uuid), str(place)  # pragma: no cover  # CUDA
 
 
 def wrapped(model: nn.Module) -> nn.Module:
@@ -109,8 +144,6 @@ def _check_shardable(model: nn.Module, recipe: Recipe) -> None:
             "strategy='fsdp' cuts the parameters, and the optimizer instance holds the whole ones; give its name or "
             "a factory, such as optimizer=torch.optim.SGD"
         )
-    if recipe.precision == "float16":
-        raise ValueError("strategy='fsdp' does not go with precision='float16'; use 'bfloat16'")
 
 
 def _units(model: nn.Module) -> Iterator[nn.Module]:

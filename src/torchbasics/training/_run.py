@@ -147,7 +147,13 @@ class Run:
         if self.world.size > 1:
             self.step.share = batch.counted / batch.of_all * (self.world.size if self.step.averaged else 1)
         self.state.learning_rate = self.step.optimizers[0].param_groups[0]["lr"]
-        return self.guard.update(batch, self.state)
+        if not batch.leader:
+            return self.guard.update(batch, self.state)
+        # Process 0 is idle, whose statistics are all processes'.
+        self.world.spread(self.model.buffers())
+        result = self.guard.update(batch, self.state)
+        self.world.spread(self.model.buffers(), batch.leader)
+        return result
 
     def _after(self, batch: Batch, result: Result) -> bool:
         state = self.state
@@ -167,25 +173,27 @@ class Run:
         """Return all that is needed to go on from here; all processes have to call it."""
         self.guard.settle()
         self.world.spread(self.model.buffers())
-        mine = {"random": _random.get_state(), "train": self.train.state_dict(), "meter": self.meter.state_dict()}
-        first, *others = self.world.exchange(mine)
-        return {
-            **first,
-            "others": others,  # what each process after the first has of its own
-            "model_state": plain_state(self.model, whole=False),
-            "unsaved_buffers": unsaved_buffers(self.model),
-            "step": self.step.state_dict(),
+        state: dict[str, Any] = {
             "steps_done": self.state.step,
             "position": self.position,
             "seconds": self.seconds,
             "history": self.history.rows,
             "stopped": None if self.state.stopped in INTERRUPTED else self.state.stopped,
-            "callbacks": callback_states(self.callbacks),
         }
+
+        def own() -> dict[str, Any]:  # with code of the user's, which may fail in one process
+            state["model_state"] = plain_state(self.model, whole=False)
+            state["unsaved_buffers"] = unsaved_buffers(self.model)
+            state["step"] = self.step.state_dict()
+            state["callbacks"] = callback_states(self.callbacks)
+            return {"random": _random.get_state(), "train": self.train.state_dict(), "meter": self.meter.state_dict()}
+
+        first, *others = self.world.by_all(own)
+        return {**first, "others": others, **state}  # others: what each process after the first has of its own
 
     def load_state_dict(self, state: Mapping[str, Any], callbacks: Sequence[Any]) -> None:
         """Go to where `state_dict` was taken; the random generators come last."""
-        set_callback_states(callbacks, state["callbacks"])
+        set_callback_states(callbacks, state["callbacks"], all_needed=self.world.first)
         load_plain_state(self.model, state["model_state"])
         load_unsaved_buffers(self.model, state["unsaved_buffers"])
         self.step.load_state_dict(state["step"])

@@ -49,13 +49,13 @@ def write(path: Path, state: Mapping[str, Any], step: int, world: World) -> None
         if world.first:
             _store.write(path, state, step)
         return
-    temporary = _by_all(world, lambda: _store.begin(path) if world.first else None)[0]
+    temporary = world.by_all(lambda: _store.begin(path) if world.first else None)[0]
     try:
-        described = _by_all(world, lambda: _save(temporary, found))[0]
-        mine = _by_all(world, lambda: {p.name: _store.told(p) for p in temporary.glob(f"__{world.rank}_*")})
+        described = world.by_all(lambda: _save(temporary, found))[0]
+        mine = world.by_all(lambda: {p.name: _store.told(p) for p in temporary.glob(f"__{world.rank}_*")})
         files = {name: said for part in mine for name, said in part.items()}
         whole = {**plain, PARTS: described}
-        _by_all(world, lambda: _store.finish(temporary, path, whole, step, files) if world.first else None)
+        world.by_all(lambda: _store.finish(temporary, path, whole, step, files) if world.first else None)
     except BaseException:
         if world.first:
             _store.discard(temporary)
@@ -112,6 +112,25 @@ def places(model: nn.Module, step: Step) -> Callable[[Place], Tensor | None]:
     return like
 
 
+def check(path: Path, state: Mapping[str, Any]) -> None:
+    """See that what *state*, of the checkpoint *path*, says of tensors in parts has the form that `write` gives it.
+
+    Raises:
+        CheckpointError: it has another.
+    """
+
+    def look(place: Place, value: Any) -> Any:
+        if is_told(value):
+            shape, dtype = value.get("shape"), value.get("dtype")
+            sizes = isinstance(shape, (tuple, list)) and all(isinstance(n, int) and n >= 0 for n in shape)
+            if not (isinstance(value[PART], str) and sizes and isinstance(dtype, torch.dtype)):
+                text = f"is damaged: what it says of the tensor {'/'.join(map(str, place))} is wrong ({value!r})"
+                raise _files.refuse(path, "damaged", text)
+        return value
+
+    _changed(state, look)
+
+
 def is_told(value: Any) -> bool:
     """Whether *value* stands for a tensor in parts."""
     return isinstance(value, dict) and PART in value
@@ -136,22 +155,6 @@ def _changed(value: Any, change: Callable[[Place, Any], Any], place: Place = ())
         parts = [_changed(part, change, (*place, i)) for i, part in enumerate(value)]
         return value if all(a is b for a, b in zip(parts, value, strict=True)) else type(value)(parts)
     return change(place, value)
-
-
-def _by_all(world: World, do: Callable[[], Any]) -> list[Any]:
-    """Return what *do* returned in each process; where it failed in one it fails in all."""
-    value = error = None
-    try:
-        value = do()
-    except Exception as e:
-        error = e
-    told = world.exchange((value, None if error is None else f"{type(error).__name__}: {error}"))
-    if error is not None:
-        raise error
-    for rank, (_, text) in enumerate(told):
-        if text is not None:
-            raise OSError(f"process {rank} failed: {text}")
-    return [value for value, _ in told]
 
 
 @dataclass

@@ -176,15 +176,14 @@ class Step(ABC):
         """
         norm = None
         if self.world.size > 1 and not self.averaged:
-            self.world.add_up(_filled(optimizer))
+            add_up_gradients(optimizer, self.world)
         if self.recipe.clip_norm is not None:
             self.scaler.unscale_(optimizer)
             held = [p for group in optimizer.param_groups for p in group["params"]]
             norm = _parts.whole(nn.utils.clip_grad_norm_(held, self.recipe.clip_norm))
         losses, self._unseen = self._unseen, []
         if self.scaler.is_enabled():
-            for loss in losses:
-                finite(loss)  # pragma: no cover  # CUDA
+            self._check_losses(losses)
             if self.scaler.get_scale() < LEAST_SCALE:  # on a device the loss has been waited for
                 check_gradients(optimizer, norm, [])
             self.scaler.step(optimizer)
@@ -206,6 +205,15 @@ class Step(ABC):
         except NonFiniteError as e:
             raise NonFiniteError(self.failure or str(e)) from None
 
+    def _check_losses(self, losses: list[Tensor]) -> None:
+        """Raise in all processes where a loss is not finite in one: the scaler would take it for an overflow."""
+        for loss in losses:  # pragma: no cover  # CUDA
+            if not loss.isfinite():
+                self.failure = self.failure or f"the loss is {loss.item()}"
+        failed = self.failure is not None
+        if failed if self.world.size == 1 else self.world.largest([failed])[0]:
+            raise NonFiniteError(self.failure or "the loss of another process is not finite")
+
     def _shared(self, loss: Tensor) -> tuple[float | Tensor, Tensor]:
         """Return the value of the loss, and the loss as it counts among those of all processes.
 
@@ -216,17 +224,33 @@ class Step(ABC):
             return 0.0, loss.nan_to_num() * 0.0
         if isinstance(value, float) and not math.isfinite(value):
             self.failure = f"the loss is {value}"
+        if isinstance(value, Tensor) and self.scaler.is_enabled():
+            self._unseen.append(value)  # pragma: no cover  # CUDA
         finite_here = loss.detach().isfinite()  # on a device nobody waits for it
         return value, loss * self.share * torch.where(finite_here, 1.0, float("nan"))
 
 
-def _filled(optimizer: Optimizer) -> list[Tensor]:
-    """Return the gradients of all that is trained; a process may have got none where another has."""
+def add_up_gradients(optimizer: Optimizer, world: World) -> None:
+    """Replace the gradients by their sums over the processes; what has got none in any of them has none.
+
+    Raises:
+        TypeError: a gradient is sparse.
+    """
     trained = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
-    for parameter in trained:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    return [parameter.grad for parameter in trained if parameter.grad is not None]
+    grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in trained]
+    if any(grad.is_sparse for grad in grads):
+        raise TypeError(
+            "sparse gradients are added up by DistributedDataParallel alone; wrap the model in it and give "
+            "strategy=None, or make the embedding with sparse=False"
+        )
+    missing = [i for i, p in enumerate(trained) if p.grad is None]
+    given = grads[0].new_ones(len(grads))  # by how many processes
+    for i in missing:
+        given[i] = 0
+    world.add_up([*grads, given])
+    counts = given.tolist() if missing else []  # else nobody waits for a device
+    for i in missing:
+        trained[i].grad = grads[i] if counts[i] else None
 
 
 def call(forward: Callable[..., Any], inputs: Inputs) -> Any:

@@ -44,7 +44,7 @@ class Supervised(Step):
     def bind(self, model: nn.Module, recipe: Recipe) -> None:
         """Take the model."""
         super().bind(model, recipe)
-        self.trained: nn.Module = model  # what a function is given; of several processes, with torch's wrapper
+        self.trained: nn.Module = model  # what learns; of several processes in torch's wrapper, but for a function
         self.forward: Callable[..., Any] = torch.compile(model) if recipe.compile else model
         self.learn: Callable[..., Any] = self.forward
         self.loss: Loss | None = None  # made from the first targets seen
@@ -52,8 +52,11 @@ class Supervised(Step):
         self.counts: bool | None = None  # whether the loss may leave out or weigh targets; None = unknown
 
     def start(self, steps: int | None) -> None:
-        """Make the optimizer, and with several processes what takes the mean of their gradients."""
-        if self.world.size > 1 and not self.averaged:
+        """Make the optimizer, and with several processes what takes the mean of their gradients.
+
+        A function may call any part of the model: it is given the model itself, and `apply` adds up the gradients.
+        """
+        if self.world.size > 1 and not self.averaged and self.function is None:
             self.trained = wrapped(self.model)
             self.learn = torch.compile(self.trained) if self.recipe.compile else self.trained
             self.averaged = True
@@ -142,14 +145,15 @@ class Supervised(Step):
         return value, Result({}, total, *joined)
 
     def _weigh(self, weight: float, batch: Batch) -> None:
-        """Set what this batch counts in the mean that torch's wrapper takes over the processes."""
+        """Set what this batch counts in the mean, or the sum, of the gradients over the processes."""
         size = self.world.size
         if size == 1:
             return
         mine = 0.0 if batch.idle else weight
         asks = self.function is None and self.counts is not False  # what the others leave out is known to them alone
         total = self.world.total(mine) if asks else batch.of_all
-        self.share: float = size * (float(bool(mine)) if self._sums() else mine / total if total else math.nan)
+        part = float(bool(mine)) if self._sums() else mine / total if total else math.nan
+        self.share: float = part * size if self.averaged else part
 
     def _counted(self, loss: Tensor, made: Result) -> Tensor:
         """Return the loss; of a part that does not count, and may have no mean, a zero with gradients of zero."""

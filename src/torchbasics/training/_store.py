@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import time
 import uuid
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -24,11 +25,13 @@ import torch
 import torchbasics
 from torchbasics import _files
 from torchbasics._files import CheckpointError, refuse
+from torchbasics._world import ALONE, World
 
 FORMAT = 1
 STATE = "state.pt"
 MANIFEST = "manifest.json"
 LOCK = ".lock"
+LATE = 10.0  # seconds after which one process sees what another has written, or never does
 _HELD: set[Path] = set()  # folders that runs of this process write to
 _NAME = re.compile(r"step-(\d{8,})(?:\.(\d+))?")
 
@@ -90,7 +93,7 @@ def finish(
     signed = json.dumps({**manifest, "digest": _digest(manifest)}, indent=2)
     _write(temporary / MANIFEST, lambda file: file.write(signed.encode()))
     _files.sync_folder(temporary)
-    read(temporary, mmap=True)
+    read(temporary, mmap=True, trusted=others or {})  # those who wrote them have read them back
     temporary.rename(path)
     _files.sync_folder(path.parent)
 
@@ -106,12 +109,13 @@ def told(file: Path) -> dict[str, Any]:
         return {"size": file.stat().st_size, "sha256": hashlib.file_digest(opened, "sha256").hexdigest()}
 
 
-def read(path: Path, *, mmap: bool = False) -> dict[str, Any]:
+def read(path: Path, *, mmap: bool = False, trusted: Collection[str] = ()) -> dict[str, Any]:
     """Return the state of the checkpoint *path*, all of it checked.
 
     Args:
         path: The checkpoint's folder.
         mmap: Whether tensors stay in the file, for a quick look at whether they can be read.
+        trusted: Files whose digest another process looks at; of them only the sizes are compared.
 
     Raises:
         CheckpointError: the checkpoint is damaged, of another format, or holds more than plain data.
@@ -124,9 +128,8 @@ def read(path: Path, *, mmap: bool = False) -> dict[str, Any]:
         if size != said["size"]:
             text = f"{name} has {size} bytes, and had {said['size']} when it was written"
             raise refuse(path, "truncated" if size < said["size"] else "damaged", f"is damaged: {text}")
-        with file.open("rb") as opened:
-            if hashlib.file_digest(opened, "sha256").hexdigest() != said["sha256"]:
-                raise refuse(path, "damaged", f"is damaged: the SHA-256 of {name} is not that of its manifest")
+        if name not in trusted and told(file)["sha256"] != said["sha256"]:
+            raise refuse(path, "damaged", f"is damaged: the SHA-256 of {name} is not that of its manifest")
     try:
         state = torch.load(path / STATE, map_location="cpu", weights_only=True, mmap=mmap)
     except (OSError, MemoryError):  # the file is sound
@@ -140,8 +143,48 @@ def read(path: Path, *, mmap: bool = False) -> dict[str, Any]:
     return state
 
 
-def newest(folder: Path) -> tuple[tuple[Path, dict[str, Any]] | None, set[Path]]:
+def read_alike(path: Path, world: World = ALONE) -> dict[str, Any]:
+    """Do as `read` in all processes, of which each digests a part of the files; what one refuses all refuse.
+
+    Process 0 reads first: what it finds whole the others may only not see yet.
+    """
+    state: dict[str, Any] = {}
+    for turn in (world.first, not world.first):
+        refused: CheckpointError | None = None
+        try:
+            if turn:
+                state = read(path, trusted=_others(path, world))
+        except CheckpointError as e:
+            refused = e
+        answers = world.exchange(None if refused is None else (str(refused), refused.reason))
+        first = next((answer for answer in answers if answer is not None), None)
+        if first is not None:
+            raise CheckpointError(*first) from refused
+    return state
+
+
+def _others(path: Path, world: World) -> list[str]:
+    """Return the files that other processes digest; what all have to read each digests for itself."""
+    if not world.first:
+        wait_for(lambda: all((path / n).stat().st_size == f["size"] for n, f in _manifest(path)["files"].items()))
+    names = sorted(name for name in _manifest(path)["files"] if name != STATE)
+    return [name for i, name in enumerate(names) if i % world.size != world.rank]
+
+
+def wait_for(seen: Callable[[], bool]) -> None:
+    """Wait some seconds until *seen*, as the disk of a network may show late what another host has written."""
+    until = time.monotonic() + LATE
+    while time.monotonic() < until:
+        with suppress(OSError, CheckpointError):
+            if seen():
+                return
+        time.sleep(0.05)
+
+
+def newest(folder: Path, world: World = ALONE) -> tuple[tuple[Path, dict[str, Any]] | None, set[Path]]:
     """Return the newest checkpoint in *folder* that can be read, with its state, and those that were passed over.
+
+    All processes of *world* have to call it, and get the same: process 0 says what there is.
 
     Warns:
         RuntimeWarning: a damaged one was passed over.
@@ -150,14 +193,16 @@ def newest(folder: Path) -> tuple[tuple[Path, dict[str, Any]] | None, set[Path]]
         CheckpointError: all are damaged; or one is whole and cannot be read, and so of use to another version.
     """
     damaged: set[Path] = set()
-    for path in checkpoints(folder):
+    names: list[str] = world.exchange([path.name for path in checkpoints(folder)] if world.first else [])[0]
+    for path in map(folder.joinpath, names):
         try:
-            return (path, read(path)), damaged
+            return (path, read_alike(path, world)), damaged
         except CheckpointError as e:
             if e.reason not in ("damaged", "truncated"):
                 raise
             damaged.add(path)
-            warnings.warn(f"{e}; it is passed over", RuntimeWarning, stacklevel=5)  # at the call of fit
+            if world.first:
+                warnings.warn(f"{e}; it is passed over", RuntimeWarning, stacklevel=5)  # at the call of fit
     if damaged:
         text = f"all checkpoints in {str(folder)!r} are damaged; begin anew in another folder, or delete them"
         raise CheckpointError(text, "damaged")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,11 +61,18 @@ def shard(rank: int, size: int) -> range:
     return range(N)[: N - 5 * (size - 1)] if rank == 0 else range(N)[N - 5 * (size - rank) :][:5]
 
 
+def ends(rank: int, size: int) -> range:
+    """Numbers of one process alone, of which the first has the fewest."""
+    return [range(5), range(5, N if size == 2 else 14), range(14, N)][rank]
+
+
 def data(kind: str, rank: int, size: int) -> tuple[Any, dict[str, Any]]:
     """The samples as a user may have them, and the options that go with that."""
     inputs, targets = samples()
     batches = list(zip(torch.split(inputs, BATCH), torch.split(targets, BATCH), strict=True))
     own = Stream(shard(rank, size), sharded=True)
+    part = TensorDataset(inputs[shard(rank, size)], targets[shard(rank, size)])
+    part.sharded = True  # type: ignore[attr-defined]  # for fit
     if kind == "sampler":
         even = TensorDataset(inputs[:EVEN], targets[:EVEN])
         sampler = DistributedSampler(even, size, rank, shuffle=True)  # type: ignore[var-annotated]
@@ -80,13 +87,21 @@ def data(kind: str, rank: int, size: int) -> tuple[Any, dict[str, Any]]:
         "stream": (Stream(range(N)), {"batch_size": BATCH}),
         "own stream": (own, {"batch_size": BATCH}),
         "loader of own stream": (DataLoader(own, batch_size=3), {}),
+        "loader of own samples": (DataLoader(part, batch_size=3), {}),
+        "first ends": (DataLoader(Stream(ends(rank, size), sharded=True), batch_size=3), {}),
         "unmarked": (Stream(shard(rank, size)), {"batch_size": BATCH}),
     }
     return kinds[kind]
 
 
 WHOLE = ("pair", "dataset", "workers", "loader", "list", "iterator", "stream")  # each process takes its part
-OWN = ("sampler", "own stream", "loader of own stream")  # each process has samples of its own
+OWN = (
+    "sampler",
+    "own stream",
+    "loader of own stream",
+    "loader of own samples",
+    "first ends",
+)  # each process has samples of its own
 
 
 def epochs(kind: str) -> int:
@@ -125,8 +140,43 @@ def measure(kind: str, rank: int, size: int) -> dict[str, float]:
     return training.evaluate(network(), data(kind, rank, size)[0])
 
 
-def main() -> None:
-    """Do all of it, and write it down for the test."""
+def normed() -> nn.Sequential:
+    """A network that begins with batch norm, so that the statistics are those of the inputs."""
+    torch.manual_seed(5)
+    return nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2)).double()
+
+
+def statistics(kind: str, rank: int, size: int) -> dict[str, Tensor]:
+    """What batch norm ends with after an epoch."""
+    what, options = data(kind, rank, size)
+    model = normed()
+    training.fit(model, what, epochs=1, optimizer="sgd", lr=0.5, seed=0, progress=False, **options)
+    return {name: buffer.clone() for name, buffer in model[0].named_buffers()}
+
+
+class HaltError(Exception):
+    """Ends a run."""
+
+
+class Halt:
+    """Ends a run in the second epoch, when all but the first process have no more."""
+
+    def on_step(self, state: training.State) -> None:
+        if state.step == 9:
+            raise HaltError
+
+
+def in_parts(folder: Path, rank: int, size: int) -> tuple[Tensor, list[float]]:
+    """Train on a stream, and go on from a checkpoint after which most processes have nothing to read any more."""
+    options: dict[str, Any] = {"checkpoint": folder / "tail", "checkpoint_every": 1}
+    with suppress(HaltError):
+        train("own stream", rank, size, callbacks=[Halt()], **options)
+    assert (folder / "tail" / "step-00000008").exists()
+    return train("own stream", rank, size, **options)
+
+
+def all_kinds(folder: Path) -> dict[str, Any]:
+    """Do all of it, and return what came out."""
     world = _world.join()
     torch.manual_seed(world.seed(0))
     found: dict[str, Any] = {"random": torch.rand(3)}
@@ -137,12 +187,10 @@ def main() -> None:
             "measured": measure(kind, world.rank, world.size),
         }
     found["accumulated"] = train("pair", world.rank, world.size, accumulate=3)
-    torch.save(found, Path(sys.argv[1], f"{world.rank}.pt"))
+    found["in parts"] = in_parts(folder, world.rank, world.size)
+    found["statistics"] = {kind: statistics(kind, world.rank, world.size) for kind in ("sampler", "first ends")}
     try:
         train("unmarked", world.rank, world.size)
     except ValueError as e:
-        Path(sys.argv[1], f"{world.rank}.txt").write_text(str(e), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+        found["told"] = str(e)
+    return found
