@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torchbasics
 
 if TYPE_CHECKING:
+    from docutils.nodes import document
     from sphinx.application import Sphinx
     from sphinx.config import Config
 
@@ -140,6 +141,12 @@ def for_language(app: Sphinx, config: Config) -> None:
         config.notfound_urls_prefix = "/torchbasics/zh/"
 
 
+def keep_anchors(app: Sphinx, doctree: document) -> None:
+    """Keep the page's table of anchors, which MyST replaces by each translated heading's own."""
+    if slugs := getattr(doctree, "myst_slugs", None):
+        app.env.metadata[app.env.docname]["myst_slugs"] = slugs
+
+
 def linkcode_resolve(domain: str, info: dict[str, str]) -> str | None:
     """Return where the source of a documented object is shown."""
     from docstrings import source  # noqa: PLC0415  # found by the path set above
@@ -150,3 +157,4 @@ def linkcode_resolve(domain: str, info: dict[str, str]) -> str | None:
 def setup(app: Sphinx) -> None:
     """Hook in what depends on the language."""
     app.connect("config-inited", for_language, priority=100)
+    app.connect("doctree-read", keep_anchors)
