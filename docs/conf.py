@@ -135,10 +135,12 @@ llms_txt_uri_template = "{base_url}{docname}.html"
 
 
 def for_language(app: Sphinx, config: Config) -> None:
-    """Set what differs in Chinese: the address below the English site's."""
+    """Set what differs in Chinese: the address below the English site's, and what is in no message catalog."""
     if config.language == "zh_CN":
         config.html_baseurl = config.ogp_site_url = f"{SITE}zh/"
         config.notfound_urls_prefix = "/torchbasics/zh/"
+        config.notfound_context = {"title": "页面不存在", "body": "<h1>页面不存在</h1>\n\n<p>没有找到要看的内容。</p>"}
+        config.html_theme_options |= {"search_bar_text": "搜索文档……", "icon_links_label": "图标链接"}
 
 
 def keep_anchors(app: Sphinx, doctree: document) -> None:
