@@ -54,7 +54,7 @@ class Supervised(Step):
     def start(self, steps: int | None) -> None:
         """Make the optimizer, and with several processes what takes the mean of their gradients.
 
-        A function may call any part of the model: it is given the model itself, and `apply` adds up the gradients.
+        A function may call any part of the model: it is given the model itself, and ``apply`` adds up the gradients.
         """
         if self.world.size > 1 and not self.averaged and self.function is None:
             self.trained = wrapped(self.model)
