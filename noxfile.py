@@ -157,12 +157,14 @@ def judges(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """The site, English and Chinese, in build/docs/html; a warning is an error."""
-    session.install(".", "pytest>=9.2", *group("docs"))
+    session.install(".[all]", *group("test"), *group("docs"))
+    session.run("python", "scripts/make_live.py")
     site = "build/docs/html"
     for language, folder in (("en", site), ("zh_CN", f"{site}/zh")):
         options = ("-n", "-W", "--keep-going", "-E", "-b", "html", "-D", f"language={language}")
         session.run("python", "-m", "sphinx", *options, "docs", folder)
-    session.run("python", "-m", "pytest", "tests/test_docs_build.py", env={"TORCHBASICS_SITE": site})
+    tests = [f"tests/test_{name}.py" for name in ("docs_build", "live", "make_live")]
+    session.run("python", "-m", "pytest", *tests, *session.posargs, env={"TORCHBASICS_SITE": site})
 
 
 @nox.session(default=False)

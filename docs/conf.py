@@ -44,6 +44,7 @@ extensions = [
     "chinese_search",
     "cli_reference",
     "docstrings",
+    "live",
     "mathml",
     "repository",
     "zoo",

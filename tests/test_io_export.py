@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -100,6 +101,21 @@ def test_a_failed_export_leaves_the_old_file_and_nothing_else(tmp_path: Path, mo
         io.export(models.get_model("mlp"), path)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+def test_an_exported_file_tells_no_folder_of_this_machine(suffix: str, tmp_path: Path) -> None:
+    """The exporters note stack traces beside each operation; they name where the sources lie."""
+    if suffix == ".onnx":
+        pytest.importorskip("onnxscript")
+    path = tmp_path / f"mlp{suffix}"
+    io.export(models.get_model("mlp"), path)
+
+    parts = [path.read_bytes()]
+    if suffix == ".pt2":
+        with zipfile.ZipFile(path) as archive:
+            parts = [archive.read(name) for name in archive.namelist()]
+    assert not [part for part in parts if b"torchbasics/models" in part or b"site-packages" in part]
 
 
 def test_onnx_without_the_extra_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """The live page in a real browser: what it shows is what PyTorch computes.
 
-``TORCHBASICS_SITE`` is the folder of a built site; then all here has to run. Without it a site of this one page is built,
-where Sphinx, Chromium and what scripts/make_live.py makes are there.
+``TORCHBASICS_SITE`` is the folder of a built site; without it a site of this one page is built. What needs Chromium, Sphinx
+or what scripts/make_live.py makes is skipped where they are not, and fails there with ``TORCHBASICS_BROWSER=required``.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ root_doc = "live"
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a site with the page in it."""
     if SITE is not None:
-        return Path(SITE)
+        return ROOT / SITE
     if not MADE.is_dir():
         pytest.skip("scripts/make_live.py has not made docs/_vendor/live")
     return build(tmp_path_factory.mktemp("site"))
@@ -83,8 +83,11 @@ class Quiet(SimpleHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def root(site: Path) -> Iterator[str]:
     """The address at which the site is served, to a browser."""
-    if SITE is None and None in (CHROMIUM, DRIVER):
-        pytest.skip("there is no chromium, or no chromedriver")
+    missing = "chromium or chromedriver" if None in (CHROMIUM, DRIVER) else ""
+    if not (site / "_static/live").is_dir():
+        missing = "what scripts/make_live.py makes, with npm and a network"
+    if missing:
+        (pytest.fail if os.environ.get("TORCHBASICS_BROWSER") == "required" else pytest.skip)(f"there is no {missing}")
     with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/"

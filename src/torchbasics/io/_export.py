@@ -68,6 +68,8 @@ def _example(model: nn.Module, inputs: Tensor | tuple[Tensor, ...] | None, dim: 
 
 def _pt2(model: nn.Module, example: tuple[Tensor, ...], free: tuple[dict[int, Any], ...]) -> bytes:
     program = torch.export.export(model, example, dynamic_shapes=free)
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # it tells the folders of this machine
     buffer = io.BytesIO()
     torch.export.save(program, buffer)
     return buffer.getvalue()
@@ -80,5 +82,9 @@ def _onnx(model: nn.Module, example: tuple[Tensor, ...], free: tuple[dict[int, A
     except torch.onnx.OnnxExporterError as e:
         text = f"torch {torch.__version__} cannot write {type(model).__name__} as ONNX"
         raise ValueError(f"{text}; write .pt2, or use a newer torch ({_files.brief(e.__cause__ or e)})") from e
-    content: bytes = program.model_proto.SerializeToString()
+    model_proto = program.model_proto
+    graph = model_proto.graph
+    for part in (model_proto, graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        part.ClearField("metadata_props")  # the same, of ONNX
+    content: bytes = model_proto.SerializeToString()
     return content
