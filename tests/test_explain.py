@@ -1,4 +1,4 @@
-"""What docs/explain names is there: the tests of each promise."""
+"""What docs/explain names is there: files, and the tests of each promise, each after the file that it is in."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(ROOT.glob("docs/explain/*.md"))
-NAMED = re.compile(r"`((?:tests|scripts|examples|benchmarks)/[\w./]+?\.(?:py|md))(?:::(\w+))?`")
+NAMED = re.compile(r"`(?:((?:tests|scripts|examples|benchmarks)/[\w/]+\.(?:py|md))|(test_\w+))`")
 
 
 @cache
@@ -22,12 +22,12 @@ def functions(path: Path) -> set[str]:
 
 def gone(text: str) -> list[str]:
     """What *text* names and the tree does not have."""
-    found = NAMED.findall(text)
-    return [
-        f"{path}::{name}" if name else path
-        for path, name in found
-        if not (ROOT / path).is_file() or (name and name not in functions(ROOT / path))
-    ]
+    found, file = [], ""
+    for path, name in NAMED.findall(text):
+        file = path or file
+        if not (ROOT / file).is_file() or (name and (not file or name not in functions(ROOT / file))):
+            found.append(path or name)
+    return found
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
@@ -44,7 +44,7 @@ def test_the_promises_name_tests() -> None:
 
 
 def test_a_test_that_is_gone_is_found() -> None:
-    """Positive control: a name that is in no file, and a file that is not there."""
-    text = "`tests/test_fit.py::test_nothing` and `tests/test_fit.py::functions` and `tests/test_gone.py`"
+    """Positive control: one before any file, one that is in no file, a function that is no test of it, a file."""
+    text = "`test_first`, `tests/test_fit.py`: `test_nothing` and `test_early_stopping_can_watch_what_is_to_rise`"
 
-    assert gone(text) == ["tests/test_fit.py::test_nothing", "tests/test_fit.py::functions", "tests/test_gone.py"]
+    assert gone(f"{text}, `tests/test_gone.py`") == ["test_first", "test_nothing", "tests/test_gone.py"]
