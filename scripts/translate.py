@@ -8,6 +8,7 @@ there translate what the navigation shows.
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,9 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 LOCALE = DOCS / "locale/zh_CN/LC_MESSAGES"
 GUIDE = ("basics", "start.md", "index.md", "live.md")
 HEADER = 'msgid ""\nmsgstr ""\n"Language: zh_CN\\n"\n"Content-Type: text/plain; charset=UTF-8\\n"\n\n'
+
+# What no language changes: roles and code, targets of links, addresses.
+MARKUP = re.compile(r"(?:\{[\w:]+\})?`[^`]+`|\]\([^)]*\)|<https?:[^>]*>")
 
 
 def catalogs(folder: Path) -> dict[str, Catalog]:
@@ -44,16 +48,18 @@ def main() -> None:
     for page, template in pages.items():
         catalog = before.get(page, Catalog())
         catalog.update(template)
+        for message in catalog:
+            if not message.string and not re.search(r"[^\W\d]", MARKUP.sub("", message.id)):
+                message.string = message.id  # there is no word in it
+            if message.id and (message.fuzzy or not message.string):
+                print(f"{page}: {'changed' if message.fuzzy else 'new'}: {message.id}")
         path = LOCALE / f"{page}.po"
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:
             file.write(HEADER.encode())
             write_po(file, catalog, width=0, omit_header=True, no_location=True, ignore_obsolete=True)
-        for message in catalog:
-            if message.id and (message.fuzzy or not message.string):
-                print(f"{page}: {'changed' if message.fuzzy else 'new'}: {message.id}")
     for page in before:
-        if not any(DOCS.glob(f"{page}.*")):
+        if page != "sphinx" and not any(DOCS.glob(f"{page}.*")):
             LOCALE.joinpath(f"{page}.po").unlink()
 
 
