@@ -128,13 +128,12 @@ def build(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def wheel(session: nox.Session) -> None:
-    """Tests against the wheel in dist/, in a folder without the sources."""
+    """Tests against the wheel in dist/, its doctests instead of those of the sources."""
     built, tree = packages(session)
     session.install(f"{built}[all]", *group("test"))
     session.install("--force-reinstall", "--no-deps", built)
-    shutil.rmtree(tree / "src")
     session.chdir(tree)
-    pytest(session, "tests", "--pyargs", "torchbasics")
+    pytest(session, *(() if session.posargs else ("tests", "--pyargs", "torchbasics")))
 
 
 @nox.session(default=False)
