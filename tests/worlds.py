@@ -10,6 +10,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from tests import distributed_data
 from tests.helpers import Squares, blobs
-from torchbasics import _files, models, training
+from torchbasics import _files, _meeting, models, training
 from torchbasics.training import Supervised, _store
 
 RANK = int(os.environ.get("RANK", "0"))
@@ -304,6 +305,7 @@ def data() -> dict[str, Any]:
 def main() -> None:
     """Do the cases one after the other; one that fails leaves its traceback."""
     torch.set_num_threads(1)
+    _meeting.TIMEOUT = timedelta(seconds=120)  # where it failed in one process alone
     out = Path(sys.argv[1])
     for name in sys.argv[2:]:
         try:
