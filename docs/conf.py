@@ -54,10 +54,6 @@ templates_path = ["_templates"]
 default_role = "py:obj"
 add_module_names = False
 nitpicky = True
-nitpick_ignore = {
-    ("py:class", name) for name in ("Array", "M", "Reason", "Strategy", "SupportsJSON", "_checkpoint.Resume")
-}
-nitpick_ignore |= {("py:class", "torchbasics.models._freeze.M"), ("py:class", "torchbasics._world.World")}
 
 # Markdown
 myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist", "dollarmath", "fieldlist", "smartquotes"]

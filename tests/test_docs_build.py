@@ -94,3 +94,29 @@ def test_the_inventories_of_other_projects_are_fresh() -> None:
     run = subprocess.run([sys.executable, "scripts/make_inventories.py", "--check"], cwd=ROOT, check=False)
 
     assert run.returncode == 0
+
+
+@pytest.fixture(scope="module")
+def chinese(site: Path) -> Path:
+    """The Chinese site, where nox has built both."""
+    if not (site / "zh/index.html").is_file():
+        pytest.skip("the Chinese site is not built; nox -s docs builds it")
+    return site / "zh"
+
+
+@pytest.mark.parametrize(("page", "other"), [("index", "../index"), ("api/io", "../../api/io")])
+def test_each_chinese_page_leads_to_itself_in_english(chinese: Path, page: str, other: str) -> None:
+    """The way back."""
+    text = chinese.joinpath(f"{page}.html").read_text(encoding="utf-8")
+
+    assert re.search(rf'<a class="language-link[^>]*href="{re.escape(other)}\.html">English</a>', text)
+
+
+def test_chinese_search_has_what_it_calls(chinese: Path) -> None:
+    """The script of the Chinese search cuts what is typed into words, and defines the stemmer that it names."""
+    text = chinese.joinpath("_static/language_data.js").read_text(encoding="utf-8")
+    stemmer = re.search(r"window\.Stemmer = (\w+);", text)
+
+    assert stemmer is not None
+    assert f"{stemmer[1]}=function" in text
+    assert "Intl.Segmenter" in text

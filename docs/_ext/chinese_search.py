@@ -1,7 +1,7 @@
 """Full-text search in Chinese: what a reader types is cut into words, as the pages are.
 
 Sphinx cuts the pages with jieba, and takes what is typed for one word. Here the browser cuts it with its own
-``Intl.Segmenter``; single characters are left out, since the index has none.
+``Intl.Segmenter``; single characters are left out, since the index has none. Latin words are stemmed as in English.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 class Chinese(SearchChinese):
     """Sphinx's Chinese search, with words on both sides."""
 
+    language_name = "English"  # of the stemmer: Sphinx 9.0 asks the browser for a ChineseStemmer, which there is not
     js_splitter_code = """
 var splitQuery = (query) => {
     const han = /\\p{Script=Han}/u;

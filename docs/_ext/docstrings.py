@@ -6,9 +6,12 @@ import importlib
 import inspect
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
+
+from docutils import nodes
 
 from torchbasics.training import Recipe
+from torchbasics.training._parallel import Strategy
 
 if TYPE_CHECKING:
     from docutils.nodes import Element
@@ -46,6 +49,7 @@ SHORT = {
     "Recipe": "torchbasics.training.Recipe",
     "EarlyStopping": "torchbasics.training.EarlyStopping",
     "State": "torchbasics.training.State",
+    "SupportsJSON": "torchbasics.training.History",
     "Weights": "torchbasics.models.Weights",
     "Options": "torchbasics.training.Recipe",
     "Batch": "torchbasics.data._batch.Batch",
@@ -54,9 +58,22 @@ SHORT = {
     "Transforms": "torchbasics._transforms.Transforms",
 }
 
+# Names of private types, and what is shown instead.
+SPELT_OUT = {
+    "Array": "Tensor | ndarray",
+    "M": "Module",
+    "Reason": "str",
+    "Strategy": " | ".join(map(repr, get_args(Strategy))),
+    "_checkpoint.Resume": "bool | 'auto' | str | Path",
+    "torchbasics.models._freeze.M": "Module",
+    "torchbasics._world.World": "World",
+}
+
 
 def short_name(app: Sphinx, env: BuildEnvironment, node: pending_xref, contnode: Element) -> Any:
-    """Resolve a name of `SHORT`, here or in another project's inventory."""
+    """Resolve a name of `SHORT`, here or in another project's inventory; spell out a private one."""
+    if node.get("refdomain") == "py" and node.get("reftarget") in SPELT_OUT:
+        return nodes.Text(SPELT_OUT[node["reftarget"]])
     name = SHORT.get(node.get("reftarget", ""))
     if node.get("refdomain") != "py" or name is None:
         return None

@@ -68,8 +68,8 @@ def drawing(name: str) -> str:
 
 def details(name: str) -> str:
     """Return the layers, the configuration and the names in the state_dict of the model *name*, as sections."""
-    model = models.get_model(name)
-    inputs: Any = _inputs(model)
+    model: Any = models.get_model(name)
+    inputs = _inputs(model)
     runs = [(model, inputs.shape)]
     if hasattr(model, "generator"):
         runs = [(model.generator, inputs.shape), (model.discriminator, model(inputs).shape)]
