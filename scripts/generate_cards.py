@@ -166,7 +166,7 @@ def wanted(root: Path = ROOT) -> dict[Path, str]:
     """Return what each file is to contain."""
     cards = _weights.all_cards()
     ours = table(cards, links="docs/weights/")
-    chinese = functools.reduce(lambda text, pair: re.sub(*pair, text), CHINESE.items(), ours)
+    chinese = functools.reduce(lambda text, pair: re.sub(pair[0], pair[1], text), CHINESE.items(), ours)
     index = f"# Pretrained weights\n\n{table(cards, links='')}"
     pages = {root / "docs/weights" / f"{slug(card)}.md": page(card) for card in cards}
     return {

@@ -50,7 +50,7 @@ def main() -> None:
         catalog.update(template)
         for message in catalog:
             message.flags &= {"fuzzy"}
-            if not message.string and NO_WORD.fullmatch(message.id):
+            if not message.string and NO_WORD.fullmatch(str(message.id)):
                 message.string = message.id
             if message.id and (message.fuzzy or not message.string):
                 print(f"{page}: {'changed' if message.fuzzy else 'new'}: {message.id}")

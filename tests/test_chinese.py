@@ -55,10 +55,15 @@ def problems(page: str, english: Catalog, chinese: Catalog) -> list[str]:
     ]
     for message in english:
         there = chinese.get(message.id)
-        if not message.id or (there and there.string and not there.fuzzy and kept(there.string) == kept(message.id)):
+        if not there or not there.string:
+            what = "not translated"
+        elif there.fuzzy:
+            what = "fuzzy"
+        elif kept(str(there.string)) != kept(str(message.id)):
+            what = "other code or numbers"
+        else:
             continue
-        what = "not translated" if not (there and there.string) else "fuzzy" if there.fuzzy else "other code or numbers"
-        found.append(f"{page}: {what}: {message.id}")
+        found += [f"{page}: {what}: {message.id}"] * bool(message.id)
     return found
 
 

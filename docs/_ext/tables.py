@@ -1,4 +1,4 @@
-"""Makes tables in a ``table`` directive translatable: Sphinx translates what has a source, and their cells have none."""
+"""Makes tables in a ``table`` directive translatable: Sphinx translates what has a source; their cells have none."""
 
 from __future__ import annotations
 
