@@ -162,7 +162,7 @@ def docs(session: nox.Session) -> None:
     for language, folder in (("en", site), ("zh_CN", f"{site}/zh")):
         options = ("-n", "-W", "--keep-going", "-E", "-b", "html", "-D", f"language={language}")
         session.run("python", "-m", "sphinx", *options, "docs", folder)
-    tests = [f"tests/test_{name}.py" for name in ("docs_build", "live", "make_live")]
+    tests = [f"tests/test_{name}.py" for name in ("docs_build", "chinese", "live", "make_live")]
     session.run("python", "-m", "pytest", *tests, *session.posargs, env={"TORCHBASICS_SITE": site})
 
 

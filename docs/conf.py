@@ -47,6 +47,7 @@ extensions = [
     "live",
     "mathml",
     "repository",
+    "tables",
     "zoo",
 ]
 exclude_patterns = ["_*", "hub", "locale", "weights/index.md"]

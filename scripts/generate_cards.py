@@ -1,12 +1,14 @@
 """Write what the README and the docs say of the pretrained weights from their cards; --check only says what is stale.
 
-The table in README.md stands between the lines ``<!-- weights -->`` and ``<!-- /weights -->``; each card has its page
-in docs/weights, and the folder an index.
+The table in README.md and README.zh-CN.md stands between the lines ``<!-- weights -->`` and ``<!-- /weights -->``; each
+card has its page in docs/weights, and the folder an index.
 """
 
 from __future__ import annotations
 
+import functools
 import json
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +20,14 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 START, END = "<!-- weights -->\n", "<!-- /weights -->"
+CHINESE = {  # the table's English, and what stands for it
+    "weights [|] on the test images [|] over seeds": "权重 | 测试图像上 | 多个随机种子",
+    "parameters [|] file": "参数量 | 文件",
+    r"accuracy (?=\d)": "准确率 ",
+    r"Fréchet distance (?=\d)": "Fréchet 距离 ",
+    r" \(train against test: ([\d.]+)\)": r"（训练集与测试集之间：\1）",
+    r", (\d+) seeds": r"，\1 个种子",
+}
 
 
 def table(cards: Sequence[_weights.Weights], *, links: str) -> str:
@@ -155,18 +165,25 @@ def lines(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def wanted(root: Path = ROOT) -> dict[Path, str]:
     """Return what each file is to contain."""
     cards = _weights.all_cards()
-    readme = root / "README.md"
+    ours = table(cards, links="docs/weights/")
+    chinese = functools.reduce(lambda text, pair: re.sub(pair[0], pair[1], text), CHINESE.items(), ours)
+    index = f"# Pretrained weights\n\n{table(cards, links='')}"
+    pages = {root / "docs/weights" / f"{slug(card)}.md": page(card) for card in cards}
+    return {
+        root / "README.md": between(root / "README.md", ours),
+        root / "README.zh-CN.md": between(root / "README.zh-CN.md", chinese),
+        root / "docs/weights/index.md": index,
+        **pages,
+    }
+
+
+def between(readme: Path, table: str) -> str:
+    """Return the text of *readme* with *table* in it."""
     before, start, rest = readme.read_text(encoding="utf-8").partition(START)
     _, end, after = rest.partition(END)
     if not start or not end:
         raise ValueError(f"{readme} needs the lines {START.strip()} and {END} around its table of weights")
-    index = f"# Pretrained weights\n\n{table(cards, links='')}"
-    pages = {root / "docs/weights" / f"{slug(card)}.md": page(card) for card in cards}
-    return {
-        readme: f"{before}{START}{table(cards, links='docs/weights/')}{END}{after}",
-        root / "docs/weights/index.md": index,
-        **pages,
-    }
+    return f"{before}{START}{table}{END}{after}"
 
 
 def main(arguments: list[str], root: Path = ROOT) -> int:

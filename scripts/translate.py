@@ -1,8 +1,8 @@
 """Bring the Chinese of the guide up to date with the English pages: ``python scripts/translate.py``.
 
-New strings come in empty, changed ones with their old translation and marked fuzzy, those that are gone go. It prints what
-is left to do in ``docs/locale/zh_CN/LC_MESSAGES``. Of the other pages, which are in English in both languages, the files
-there translate what the navigation shows.
+New strings come in empty, changed ones with their old translation and marked fuzzy, those that are gone go. It prints
+what is left to do in ``docs/locale/zh_CN/LC_MESSAGES``. Of the other pages, which are in English in both languages, the
+files there translate what the navigation shows.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 LOCALE = DOCS / "locale/zh_CN/LC_MESSAGES"
 GUIDE = ("basics", "start.md", "index.md", "live.md")
 HEADER = 'msgid ""\nmsgstr ""\n"Language: zh_CN\\n"\n"Content-Type: text/plain; charset=UTF-8\\n"\n\n'
-
-# What no language changes: roles and code, targets of links, addresses.
-MARKUP = re.compile(r"(?:\{[\w:]+\})?`[^`]+`|\]\([^)]*\)|<https?:[^>]*>")
+NO_WORD = re.compile(r"(`[^`]+`|\]\([^)]*\)|[\W\d_])+")  # code, links of it, numbers
 
 
 def catalogs(folder: Path) -> dict[str, Catalog]:
     """Return the messages in *folder*, by page."""
     files = sorted(path for path in folder.rglob("*.po*") if path.suffix in (".po", ".pot"))
-    return {path.relative_to(folder).with_suffix("").as_posix(): read_po(io.BytesIO(path.read_bytes())) for path in files}
+    return {
+        path.relative_to(folder).with_suffix("").as_posix(): read_po(io.BytesIO(path.read_bytes())) for path in files
+    }
 
 
 def english(folder: Path) -> dict[str, Catalog]:
@@ -49,8 +49,9 @@ def main() -> None:
         catalog = before.get(page, Catalog())
         catalog.update(template)
         for message in catalog:
-            if not message.string and not re.search(r"[^\W\d]", MARKUP.sub("", message.id)):
-                message.string = message.id  # there is no word in it
+            message.flags &= {"fuzzy"}
+            if not message.string and NO_WORD.fullmatch(str(message.id)):
+                message.string = message.id
             if message.id and (message.fuzzy or not message.string):
                 print(f"{page}: {'changed' if message.fuzzy else 'new'}: {message.id}")
         path = LOCALE / f"{page}.po"

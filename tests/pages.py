@@ -10,6 +10,7 @@ the words and the number of numbers are compared. This writes into pages what th
 
 from __future__ import annotations
 
+import calendar
 import contextlib
 import functools
 import io
@@ -21,6 +22,7 @@ import shlex
 import sys
 import tempfile
 import traceback
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -36,6 +38,8 @@ from torchbasics.cli import main
 BLOCK = re.compile(r"(?:^<!-- (?P<mark>.*?) -->\n)?^```(?P<language>\w+)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 FLOAT = re.compile(r"[-+]?(?:\d+\.\d*|\.\d+)(?:e[-+]?\d+)?|[-+]?\d+e[-+]?\d+")
 NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?")
+MARKUP = re.compile(r"(?:\{[\w:]+\})?`[^`]+`|\]\([^)]*\)|<(?:https?:|!--)[^>]*>")  # roles and code, links, comments
+MONTH = re.compile(rf"\b({'|'.join(calendar.month_name[1:])})(?= \d)")
 
 
 class Block(NamedTuple):
@@ -182,6 +186,13 @@ def refresh(page: Path, folder: Path) -> bool:
             text = text[:start] + ("" if shown else "\n\n") + new + text[end:]
     page.write_text(text, encoding="utf-8")
     return text != before
+
+
+def kept(text: str) -> Counter[str]:
+    """What a translation keeps: code, roles, targets of links, marks of bold and slanted text, numbers."""
+    prose = MONTH.sub(lambda month: str([*calendar.month_name].index(month[1])), MARKUP.sub(" ", text))
+    numbers = re.findall(r"\*+|\d+(?:,\d{3})*(?:\.\d+)?(?:e-?\d+)?", prose)
+    return Counter(MARKUP.findall(text) + numbers)
 
 
 if __name__ == "__main__":

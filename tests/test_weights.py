@@ -227,18 +227,19 @@ def test_readme_and_docs_say_what_the_cards_say() -> None:
 
 
 def test_what_the_docs_say_is_seen_to_differ(tmp_path: Path) -> None:
-    """One digit changed in the README, a page gone, a page of weights that are no more: each is named."""
+    """One digit changed in each README, a page gone, a page of weights that are no more: each is named."""
     generate = script("generate_cards")
     shutil.copytree(ROOT / "docs/weights", tmp_path / "docs/weights")
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (tmp_path / "README.md").write_text(readme.replace("54,840 |", "54,841 |"), encoding="utf-8")
+    readmes = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md")}
+    for name, text in readmes.items():
+        (tmp_path / name).write_text(text.replace("54,840 |", "54,841 |"), encoding="utf-8")
     (tmp_path / "docs/weights/cnn-fashion_mnist.md").unlink()
     (tmp_path / "docs/weights/old.md").write_text("gone", encoding="utf-8")
 
     assert generate.main(["--check"], tmp_path) == 1
     assert generate.main([], tmp_path) == 0
     assert generate.main(["--check"], tmp_path) == 0
-    assert (tmp_path / "README.md").read_text(encoding="utf-8") == readme
+    assert {name: (tmp_path / name).read_text(encoding="utf-8") for name in readmes} == readmes
     assert not (tmp_path / "docs/weights/old.md").exists()
 
 
