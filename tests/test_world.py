@@ -156,6 +156,27 @@ def test_a_checkpoint_may_show_late_and_is_of_use_to_all_or_none(tmp_path: Path)
     assert refused.value.reason == "damaged"
 
 
+@pytest.mark.parametrize(("file", "by"), [("__0_0.distcp", [0]), ("__1_0.distcp", [1]), ("state.pt", [0, 1])])
+def test_each_process_digests_a_part_of_the_files(tmp_path: Path, file: str, by: list[int]) -> None:
+    """Together they look at all; the state, which all read, each looks at itself."""
+    path, written = tmp_path / "step-00000001", _store.begin(tmp_path / "step-00000001")
+    for name in ("__0_0.distcp", "__1_0.distcp"):
+        (written / name).write_bytes(bytes(100))
+    parts = {part.name: _store.told(part) for part in written.iterdir()}
+    _store.finish(written, path, {"a": 1}, 1, parts)
+    content = bytearray((path / file).read_bytes())
+    content[len(content) // 2] ^= 1
+    (path / file).write_bytes(content)
+
+    refused = []
+    for rank in range(2):
+        try:
+            _store.read(path, trusted=_store._others(path, World(rank, 2)))
+        except io.CheckpointError:
+            refused.append(rank)
+    assert refused == by
+
+
 @pytest.mark.parametrize(
     "told",
     [{"shape": (2,), "dtype": torch.float32, "torchbasics.part": 3}, {"torchbasics.part": "0 w", "shape": (2,)},
