@@ -138,7 +138,8 @@ def for_language(app: Sphinx, config: Config) -> None:
         config.html_baseurl = config.ogp_site_url = f"{SITE}zh/"
         config.notfound_urls_prefix = "/torchbasics/zh/"
         config.notfound_context = {"title": "页面不存在", "body": "<h1>页面不存在</h1>\n\n<p>没有找到要看的内容。</p>"}
-        config.html_theme_options |= {"search_bar_text": "搜索文档……", "icon_links_label": "图标链接"}
+        labels = {"header_dropdown_text": "更多", "icon_links_label": "图标链接", "search_bar_text": "搜索文档……"}
+        config.html_theme_options |= labels
 
 
 def keep_anchors(app: Sphinx, doctree: document) -> None:
