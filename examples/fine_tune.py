@@ -2,8 +2,8 @@
 
 The pretrained cnn against the same network from scratch, on the 1,797 handwritten digits that scikit-learn brings
 along: 8x8 pixels, no download. With the weights of today a little: half to one percent more are right, about as much as
-seeds differ with 10 labels, as what helps to tell clothes is of little use for digits. It prints a table and draws it, in
-a minute or two:
+seeds differ with 10 labels, as what helps to tell clothes is of little use for digits. It prints a table and draws it,
+in a minute or two:
 
     pip install 'torchbasics[plot]' scikit-learn
     python examples/fine_tune.py --out fine_tune.png
