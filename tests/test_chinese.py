@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests import browser
 from tests.pages import kept
 
 ROOT = Path(__file__).parents[1]
@@ -136,13 +137,25 @@ def test_search_finds_a_word(word: str, page: str, site: Path) -> None:
     assert page in [index["docnames"][number] for number in numbers]
 
 
+@pytest.mark.skipif(None in (browser.CHROMIUM, browser.DRIVER), reason="there is no chromium, or no chromedriver")
+def test_search_in_a_browser_cuts_what_is_typed_into_words(site: Path) -> None:
+    """A reader who types two words without a space comes to the page that has both in its title."""
+    first = "#search-results li a"
+    with browser.browser() as window:
+        window.open(f"{site.as_uri()}/search.html?q=训练循环")
+        wait = f"while (!document.querySelector('{first}')) await new Promise((then) => setTimeout(then, 50));"
+        title = window.run(f"{wait} return document.querySelector('{first}').textContent;")
+
+    assert title == "训练循环"
+
+
 @pytest.mark.parametrize("page", ["index", "basics/rnn", "live", "search", "404"])
 def test_the_interface_is_chinese(page: str, site: Path) -> None:
     """What the theme puts around a page, read aloud or seen; only names and the switch to English are not."""
-    html = site.joinpath(f"{page}.html").read_text(encoding="utf-8")
-    around = re.sub(r"<(script|style|article)\b.*?</\1>", "", html, flags=re.DOTALL)
+    body = site.joinpath(f"{page}.html").read_text(encoding="utf-8").partition("<body")[2]
+    around = re.sub(r'<(script|style|article)\b.*?</\1>|<p class="prev-next-title.*?</p>', "", body, flags=re.DOTALL)
     labels = re.findall(r'(?:title|aria-label|placeholder)="([^"]+)"', around)
-    seen = [text.strip() for text in re.findall(r">([^<>]+)<", around.partition("<body")[2])]
+    seen = [text.strip() for text in re.findall(r">([^<>]+)<", around)]
     names = {"torchbasics", "torch.hub", "TensorBoard", "GitHub", "English", "Ctrl"}
 
     assert len(labels) > 5
