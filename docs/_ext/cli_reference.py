@@ -45,8 +45,7 @@ def _signature(action: argparse.Action) -> str:
 
 
 def _escaped(text: str) -> str:
-    text = re.sub(r"([*_<>`\[\]\\])", r"\\\1", text)
-    return f"{text[:1].upper()}{text[1:]}."
+    return re.sub(r"([*_<>`\[\]\\])", r"\\\1", text)
 
 
 class Reference(SphinxDirective):

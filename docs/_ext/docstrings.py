@@ -95,8 +95,8 @@ def recipe_values(app: Sphinx, what: str, name: str, obj: Any, options: Any, lin
         return
     told = []
     for field in fields(Recipe):
-        default = "" if field.default is MISSING else f" Default: ``{field.default!r}``."
-        told += [f":param {field.name}: {field.metadata['help'].capitalize()}.{default}"]
+        default = "" if field.default is MISSING else f"; by default ``{field.default!r}``"
+        told += [f":param {field.name}: {field.metadata['help']}{default}"]
     end = next((i for i, line in enumerate(lines) if line.startswith(":raises")), len(lines))
     lines[end:end] = [*told]
 
