@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import random
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -21,6 +23,12 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from torchbasics.training import State
+
+
+def needs(*modules: str) -> pytest.MarkDecorator:
+    """Skip a test where not all of the *modules*, which extras bring, are installed."""
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    return pytest.mark.skipif(bool(missing), reason=f"{', '.join(missing)} is not installed")
 
 
 def blobs(n: int = 60, features: int = 6, classes: int = 3, seed: int = 1) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.helpers import CrashAt, CrashError, blobs, newest
+from tests.helpers import CrashAt, CrashError, blobs, needs, newest
 from torchbasics.training import Callback, State, fit
 
 if TYPE_CHECKING:
@@ -203,6 +203,7 @@ def test_a_failure_of_one_callback_loses_no_checkpoint(tmp_path: Path) -> None:
     assert caught.value.__notes__ == [f"raised in on_stop of the callback {Broken.__qualname__}"]
 
 
+@needs("tensorboard")
 def test_only_a_log_of_the_library_may_be_left_out(tmp_path: Path) -> None:
     """A user's callback is missed, whatever its name begins with."""
 

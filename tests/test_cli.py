@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 import torchbasics
+from tests.helpers import needs
 from torchbasics import _recipe, _safetensors, data, io, models
 from torchbasics.cli import COMMANDS, main
 from torchbasics.training import evaluate
@@ -159,6 +160,7 @@ def test_there_is_a_flag_for_every_value_of_a_recipe() -> None:
 # Train, evaluate, predict, inspect
 
 
+@needs("tensorboard", "matplotlib")
 def test_train_says_what_it_chose_and_ends_with_the_result(trained: Trained) -> None:
     """The first line is the recipe, then comes a line an epoch, and the last has accuracy and paths."""
     first, *epochs, last = trained.lines
@@ -171,6 +173,7 @@ def test_train_says_what_it_chose_and_ends_with_the_result(trained: Trained) -> 
     )
 
 
+@needs("tensorboard", "matplotlib")
 def test_train_leaves_model_history_picture_and_events(trained: Trained) -> None:
     """The folder holds all that the last line names, and what --resume goes on from."""
     names = sorted(path.name.split(".")[0] for path in (trained.folder / "runs/cnn").iterdir())
@@ -300,6 +303,7 @@ def test_a_named_recipe_brings_its_own_values(here: Path, capsys: pytest.Capture
     assert (recipe["optimizer"], recipe["lr"], recipe["epochs"]) == ("sgd", 5e-4, 1)
 
 
+@needs("tensorboard", "matplotlib")
 def test_dcgan_leaves_samples(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A generator's picture shows what it draws, and its result is the loss."""
     assert main(["train", "dcgan", "--epochs", "1", "--batch-size", "500", "--set", "width=4", "depth=1"]) == 0
@@ -361,6 +365,7 @@ def test_size_and_grey_change_the_images_of_a_folder(photos: Path, capsys: pytes
         ("matplotlib", "left out: matplotlib is not installed; pip install 'torchbasics[plot]'", "predictions"),
     ],
 )
+@needs("tensorboard", "matplotlib")
 def test_a_missing_extra_is_said_and_its_part_left_out(
     module: str, note: str, left: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from tests.helpers import needs
 from torchbasics import _safetensors, io, models
 from torchbasics.cli import main
 
@@ -105,6 +106,7 @@ def test_inspect_shows_plain_text_as_it_is_and_long_text_cut(here: Path, capsys:
     assert len(out) < 4000
 
 
+@needs("matplotlib")
 def test_generate_draws_what_the_seed_says(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The same seed gives the same picture, another one another; JSON tells what was done."""
     io.save(models.get_model("dcgan", width=2, depth=1), "dcgan.safetensors")
@@ -122,6 +124,7 @@ def test_generate_draws_what_the_seed_says(here: Path, capsys: pytest.CaptureFix
         assert picture.format == "JPEG"
 
 
+@needs("matplotlib")
 def test_generate_writes_nothing_where_the_format_is_unknown(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The ending says the format; what cannot be written leaves no file."""
     io.save(models.get_model("dcgan", width=2, depth=0), "dcgan.safetensors")

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests import pages
+from tests.helpers import needs
 
 DOCS = Path(__file__).parents[1] / "docs"
 ELSEWHERE = ("weights", "hub", "locale")  # made from the cards; run by test_hubconf; translated
@@ -47,6 +48,7 @@ print(x)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(DOCS)) for page in PAGES])
+@needs("torchvision", "tensorboard", "matplotlib", "onnx", "onnxscript")
 def test_a_page_prints_what_it_shows(page: Path, tmp_path: Path) -> None:
     """Its snippets, run from top to bottom in an empty folder."""
     pages.check(page, tmp_path)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.helpers import blobs, small_images
+from tests.helpers import blobs, needs, small_images
 from torchbasics import models, training
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def read(folder: Path) -> Any:
     return accumulator.EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0}).Reload()
 
 
+@needs("tensorboard")
 def test_losses_rates_and_metrics_are_written(tmp_path: Path) -> None:
     """One point a step, one an epoch; the values are the history's."""
     torch.manual_seed(0)
@@ -46,6 +47,7 @@ def test_losses_rates_and_metrics_are_written(tmp_path: Path) -> None:
     assert picture.shape == (84 + 14, 8 * 84, 3)
 
 
+@needs("tensorboard")
 def test_a_generator_shows_what_it_makes(tmp_path: Path) -> None:
     """DCGAN: a grid of samples."""
     model = models.DCGAN(latent_dim=8, width=4, depth=1)
@@ -55,6 +57,7 @@ def test_a_generator_shows_what_it_makes(tmp_path: Path) -> None:
     assert len(read(tmp_path).Images("predictions")) == 1
 
 
+@needs("tensorboard")
 def test_data_that_is_no_image_has_curves_alone(tmp_path: Path) -> None:
     """No picture of vectors."""
     training.fit(models.MLP(6, (4,), 3), blobs(), epochs=1, log_dir=tmp_path, progress=False)
@@ -71,6 +74,7 @@ class Crash:
 
 
 @pytest.mark.parametrize("every", [3, 5], ids=["from step 3", "before its first checkpoint"])
+@needs("tensorboard")
 def test_a_resumed_run_has_no_point_twice(every: int, tmp_path: Path) -> None:
     """Points after the checkpoint are purged, then written again; those of the very first steps, too."""
     options: dict[str, Any] = {
