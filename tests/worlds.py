@@ -205,8 +205,11 @@ def overflow(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
 class Halt:
     """Ends a run with an error."""
 
+    def __init__(self, step: int = 10) -> None:
+        self.step = step
+
     def on_step(self, state: Any) -> None:
-        if state.step == 10:
+        if state.step == self.step:
             raise KeyError("enough")
 
 
@@ -245,13 +248,13 @@ def measured(folder: Path | None, **options: Any) -> dict[str, Any]:
     inputs, targets = blobs(61)
     held_out, classes = blobs(450)
     metrics = {"best": Best(), "auroc": MulticlassAUROC(3), "right": "accuracy", "f1": "f1"}
-    options = {"batch_size": 7, "checkpoint": folder, "checkpoint_every": 4, "metrics": metrics, **options}
+    options = {"batch_size": 7, "checkpoint": folder, "checkpoint_every": 4, "metrics": metrics, "lr": 0.02, **options}
     return trained(net(), inputs.double(), targets, validation=(held_out.double(), classes), **options)
 
 
 def begun(folder: Path) -> bool:
-    """Whether a run like `measured` was ended after 10 steps, with a checkpoint of step 8."""
-    return halted(partial(measured, folder, callbacks=[Halt()]))
+    """Whether a run like `measured` was ended after 7 steps of the 9 of an epoch, with a checkpoint of step 4."""
+    return halted(partial(measured, folder, callbacks=[Halt(7)])) and (folder / "step-00000004").exists()
 
 
 @case
