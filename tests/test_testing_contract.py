@@ -443,7 +443,9 @@ def test_all_failures_come_in_one_error() -> None:
     assert isinstance(again, ContractError)
     assert repr(again.report).startswith("Hopeless: 16 passed, 2 failed, 8 skipped\n  failed shapes: output 0 has")
     assert str(caught.value.__cause__).startswith("output 0 has shape")
-    with pytest.raises(ContractError, match="forward: RuntimeError: (addmm: )?mat1 and mat2 shapes cannot be") as caught:
+    with pytest.raises(
+        ContractError, match=r"forward: RuntimeError: (addmm: )?mat1 and mat2 shapes cannot be"
+    ) as caught:
         check_model(Net, (2, 5, 5), skip=("onnx",))
     assert {r.reason for r in caught.value.report.results[1:]} == {"forward failed", "left out by skip="}
 
