@@ -19,6 +19,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.helpers import needs
 from torchbasics import _weights, data, io, models
 from torchbasics._files import CheckpointError
 from torchbasics.cli import _frechet, _reproduce, main
@@ -518,6 +519,7 @@ def test_predict_asks_the_pretrained_network_where_none_is_named(
     assert "no images to look at, got 'cnn' alone; give PNG or JPEG files" in capsys.readouterr().err
 
 
+@needs("matplotlib")
 def test_generate_asks_the_pretrained_gan_where_no_model_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
