@@ -82,6 +82,12 @@ def test_all_processes_end_alike(name: str, results: Results) -> None:
     assert all(map(torch.equal, first["buffers"], second["buffers"]))
 
 
+def test_validation_changes_no_training_by_buffers(results: Results) -> None:
+    """Also where a step of the user's own runs the model: each update begins with the buffers of process 0."""
+    for found in results("single", 2):
+        assert all(map(torch.equal, found["centred"], found["centred, validated"]))
+
+
 def test_batch_norm_with_a_single_sample_is_refused(results: Results) -> None:
     """One process can train on the last two samples; of two processes each has one."""
     told = "batches of 10 and 2 samples of all 2 processes give batch norm 1 sample, which is too few; give another"

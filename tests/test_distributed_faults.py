@@ -291,6 +291,7 @@ def test_an_agent_killed_at_any_step(step: int, whole: dict[str, Any], tmp_path:
     assert results(tmp_path) == [whole] * 2
 
 
+OWN = "the data of process 0 gives each process samples of its own (DistributedSampler, sharded), and that of process 1"
 TOLD = {  # scenario: what the last process raises, what it says; what the others raise, what they say
     "callback": ("LostError", "no connection to the store", "DistributedError", "process 1 failed: LostError: no conn"),
     "dataset": ("KeyError", "'sample ", "DistributedError", "process 1 failed: KeyError: 'sample "),
@@ -320,6 +321,9 @@ TOLD = {  # scenario: what the last process raises, what it says; what the other
     ),
     "validation": ("ValueError", "validation is 0.2 in process 0 and False", "ValueError", "validation is 0.2 in"),
     "evaluation": ("ValueError", "samples is 60 in process 0 and 48 in 1", "ValueError", "samples is 60 in process"),
+    "samples of its own": ("ValueError", OWN, "ValueError", OWN),
+    "samples of its own to evaluate on": ("ValueError", OWN, "ValueError", OWN),
+    "a state without a pickle": ("", "None", "", "None"),
     "nothing": ("", "None", "", "None"),
 }
 

@@ -16,6 +16,7 @@ from torchbasics import io
 from torchbasics._world import ALONE, World, listen, lost
 from torchbasics.data._batches import make_batches
 from torchbasics.training import _checkpoint, _finite, _parallel, _shards, _store
+from torchbasics.training._metrics import Gathered
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -189,6 +190,20 @@ def test_what_is_said_of_a_tensor_in_parts_has_one_form(tmp_path: Path, told: di
     """A state that somebody has made is refused, not a KeyError later."""
     with pytest.raises(io.CheckpointError, match="what it says of the tensor model_state/w is wrong"):
         _shards.check(tmp_path, {"model_state": {"w": told}})
+
+
+def test_what_is_gathered_is_a_copy_of_the_batch_alone() -> None:
+    """A loader may fill the same memory again; and of a part of a tensor, the whole is not sent to the others."""
+    whole, logits, metric = torch.arange(1000), torch.zeros(2, 3), Gathered(object())
+
+    metric.update(logits, whole[5:7])
+    whole.zero_()
+    logits.fill_(1)
+
+    ((outputs, targets),) = metric.batches
+    assert outputs.tolist() == [[0, 0, 0]] * 2
+    assert targets.tolist() == [5, 6]
+    assert targets.untyped_storage().nbytes() == 16
 
 
 def test_persistent_workers_that_are_not_told_the_epoch_are_named() -> None:

@@ -51,6 +51,29 @@ def case(function: Callable[[], Any]) -> Callable[[], Any]:
     return function
 
 
+class Centred(nn.Module):
+    """Its gradients depend on a buffer, the running mean of what it has seen."""
+
+    mean: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.layer = nn.Linear(6, 3)
+        self.register_buffer("mean", torch.zeros(6))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * inputs.mean(0)
+        outputs: Tensor = self.layer(inputs - self.mean)
+        return outputs
+
+
+def centred(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+    """What the model learns from, as a step of the user's own."""
+    return nn.functional.cross_entropy(model(inputs), targets)
+
+
 class Best:
     """A metric that needs all predictions at once: the share of samples above the median margin that are right."""
 
@@ -189,6 +212,9 @@ def single() -> dict[str, Any]:
     dropout[1].register_forward_hook(lambda module, inputs, output: masks.append(output.detach() == 0))
     trained(dropout, *blobs(24), batch_size=12, epochs=1, seed=None)
     found["masks"] = [mask for mask in masks if mask.any()]  # the others are of checks, in eval mode
+    for name, watched in (("centred", None), ("centred, validated", blobs(20))):
+        step, data = Supervised(centred), blobs(24)
+        found[name] = trained(Centred(), *data, batch_size=6, step=step, validation=watched)["weights"]
     try:  # a last batch of two samples
         found["two samples"] = trained(norm, *blobs(22), batch_size=10)
     except ValueError as e:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle  # nosec B403  # as torch does between processes; nothing of a file
 import re
 import threading
 import time
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
 FAILED = "torchbasics/failed"  # where in the processes' common store failures are told
+BUNDLE = 2**25  # bytes of tensors that are sent as one
 PATIENCE = 1.0  # seconds that one waits to hear from others which have failed, too
 _LOST = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe", re.IGNORECASE)
 _READING = os.path.join("torch", "utils", "data") + os.sep  # noqa: PTH118  # as in tracebacks
@@ -74,9 +76,9 @@ class World:
             Exception: what *do* raised here.
             OSError: it failed in another process.
         """
-        value = error = None
+        value, error = b"", None
         try:
-            value = do()
+            value = pickle.dumps(do())  # what has no pickle fails here, and not in an exchange that others wait in
         except Exception as e:
             error = e
         said = self.exchange((value, None if error is None else f"{type(error).__name__}: {error}"))
@@ -85,24 +87,22 @@ class World:
         for rank, (_, text) in enumerate(said):
             if text is not None:
                 raise OSError(f"process {rank} failed: {text}")
-        return [value for value, _ in said]
+        return [pickle.loads(value) for value, _ in said]  # nosec B301  # of this run's own processes
 
     @torch.no_grad()
     def spread(self, tensors: Iterable[Tensor], source: int = 0) -> None:
         """Give *tensors* the values that they have in process *source*."""
-        if self.size > 1:
-            for tensor in tensors:
-                there = tensor.detach()
-                sent = there.contiguous()
-                dist.broadcast(sent, source)
-                if self.rank != source:
-                    there.copy_(sent)
+        for alike in _bundles(tensors) if self.size > 1 else ():
+            flat = torch.cat([t.detach().reshape(-1) for t in alike])
+            dist.broadcast(flat, source)
+            if self.rank != source:
+                for tensor, sent in zip(alike, torch.split(flat, [t.numel() for t in alike]), strict=True):
+                    tensor.detach().copy_(sent.view(tensor.shape))
 
     @torch.no_grad()
     def add_up(self, tensors: list[Tensor]) -> None:
         """Replace *tensors* by their sums over the processes."""
-        for kind in sorted({(t.dtype, t.device) for t in tensors}, key=str):
-            alike = [t for t in tensors if (t.dtype, t.device) == kind]
+        for alike in _bundles(tensors):
             flat = torch.cat([t.flatten() for t in alike])
             dist.all_reduce(flat)
             for tensor, total in zip(alike, torch.split(flat, [t.numel() for t in alike]), strict=True):
@@ -194,6 +194,21 @@ class World:
 
 
 ALONE = World()
+
+
+def _bundles(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """Yield *tensors* of one dtype and device together, as much as is sent at once."""
+    kinds: dict[Any, list[Tensor]] = {}
+    for tensor in tensors:
+        kinds.setdefault((tensor.dtype, tensor.device), []).append(tensor)
+    for alike in kinds.values():
+        bundle: list[Tensor] = []
+        for tensor in alike:
+            if bundle and sum(t.nbytes for t in bundle) + tensor.nbytes > BUNDLE:
+                yield bundle
+                bundle = []
+            bundle.append(tensor)
+        yield bundle
 
 
 def join() -> World:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, TensorDataset
 
 from tests.helpers import blobs
 from torchbasics import _meeting, models
@@ -102,6 +102,23 @@ def overflow() -> None:
     train(None, (inputs, targets), step=step, precision="float16")
 
 
+def split() -> Any:
+    """Return a loader that has samples of its own in the first process, and whose others read alike."""
+    data = TensorDataset(*blobs())
+    own = DistributedSampler(data, LAST + 1, RANK, shuffle=False)
+    return DataLoader(data, batch_size=6, sampler=differs(own, None))
+
+
+class Odd(list[Any]):
+    """A list of batches whose state has no pickle in the last process."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"at": differs(0, lambda: 0)}
+
+    def load_state_dict(self, state: Any) -> None:
+        raise AssertionError
+
+
 def without_a_word() -> None:
     class Gone:
         def on_step(self, state: Any) -> None:
@@ -130,6 +147,11 @@ SCENARIOS: dict[str, Callable[[Path], Any]] = {
     "a folder for one": lambda folder: train(checkpoint=differs(folder / "here", None)),
     "validation": lambda folder: train(validation=differs(0.2, None)),
     "evaluation": lambda folder: evaluate(make(), blobs(differs(60, 48))),
+    "samples of its own": lambda folder: train(data=split(), batch_size=None),
+    "samples of its own to evaluate on": lambda folder: evaluate(make(), split()),
+    "a state without a pickle": lambda folder: (
+        train(data=Odd([blobs()]), batch_size=None, checkpoint=folder / "odd").stopped
+    ),
     "nothing": lambda folder: train(checkpoint=folder / "shared").stopped,
     "without a word": lambda folder: without_a_word(),
 }

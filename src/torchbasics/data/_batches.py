@@ -53,8 +53,17 @@ def make_batches(
     options = {"batch_size": batch_size or default_batch_size, "shuffle": shuffle, "seed": seed}
     made = _make(data, targets, options, workers, set_by_user, world)
     made.world = world
-    if isinstance(made, LoaderBatches) and made.shared and world.size > 1:
-        made.meet()
+    if world.size > 1:
+        first, *others = said = world.exchange((made.shared, made.steps()))
+        for rank, (shared, _) in enumerate(others, start=1):
+            if shared != first[0]:
+                own, other = (0, rank) if first[0] else (rank, 0)
+                raise ValueError(
+                    f"the data of process {own} gives each process samples of its own (DistributedSampler, sharded), "
+                    f"and that of process {other} does not; start all of them alike"
+                )
+        if isinstance(made, LoaderBatches) and made.shared:
+            made.meet([steps for _, steps in said])
     return made
 
 

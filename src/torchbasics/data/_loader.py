@@ -52,10 +52,10 @@ class LoaderBatches(Batches):
         """Length of the loader, if it has one."""
         return self._steps
 
-    def meet(self) -> None:
-        """Take as many steps as the longest of the processes' loaders; all have to call it."""
-        steps = self.world.exchange(self._steps)
-        self._steps = None if None in steps else max(steps)
+    def meet(self, steps: list[int | None]) -> None:
+        """Take as many steps as the longest of the processes' loaders; None = one cannot tell."""
+        told = [n for n in steps if n is not None]
+        self._steps = max(told) if len(told) == len(steps) else None
 
     def epoch(self, epoch: int, start: int = 0) -> Generator[Batch]:
         """Yield the loader's batches; with *start*, those that are left of an epoch that was begun."""

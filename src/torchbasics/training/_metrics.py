@@ -129,8 +129,8 @@ class Gathered:
             metric.to("cpu")
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
-        """Keep outputs and targets."""
-        self.batches.append((outputs.detach().cpu(), targets.cpu()))
+        """Keep copies of outputs and targets: a loader may use their memory again, or they may be a part of a whole."""
+        self.batches.append((outputs.detach().to("cpu", copy=True), targets.to("cpu", copy=True)))
 
     def compute(self) -> Any:
         """Return the value over all of them, which the metric is given batch by batch: they may differ in shape."""

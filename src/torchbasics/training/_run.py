@@ -147,12 +147,12 @@ class Run:
         if self.world.size > 1:
             self.step.share = batch.counted / batch.of_all * (self.world.size if self.step.averaged else 1)
         self.state.learning_rate = self.step.optimizers[0].param_groups[0]["lr"]
-        if not batch.leader:
-            return self.guard.update(batch, self.state)
-        # Process 0 is idle, whose statistics are all processes'.
-        self.world.spread(self.model.buffers())
+        # All processes' buffers are those of process 0, by DistributedDataParallel where that runs the model.
+        if batch.leader or self.step.sharded or not self.step.averaged:
+            self.world.spread(self.model.buffers())
         result = self.guard.update(batch, self.state)
-        self.world.spread(self.model.buffers(), batch.leader)
+        if batch.leader:  # process 0 is idle
+            self.world.spread(self.model.buffers(), batch.leader)
         return result
 
     def _after(self, batch: Batch, result: Result) -> bool:

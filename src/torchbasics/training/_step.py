@@ -238,6 +238,8 @@ def add_up_gradients(optimizer: Optimizer, world: World) -> None:
     """
     trained = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
     grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in trained]
+    if not grads:
+        return
     if any(grad.is_sparse for grad in grads):
         raise TypeError(
             "sparse gradients are added up by DistributedDataParallel alone; wrap the model in it and give "
