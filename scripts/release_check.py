@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 ROOT = Path(__file__).resolve().parents[1]
-PLACEHOLDERS = ("github.com/org/", "org.github.io", "example.org")  # until the project has an owner
+PLACEHOLDER = r"(?<![\w.-])org([/_]torchbasics|[.]github[.]io)|@example[.]org"  # does not match itself
 WHEEL_LIMIT = 12_000_000  # bytes
 WHEEL_HAS = (
     "torchbasics/py.typed",
@@ -72,10 +72,11 @@ def tag(root: Path) -> str | None:
 
 
 def owner(root: Path) -> str | None:
-    """The organisation is no placeholder any more."""
-    text = (root / "pyproject.toml").read_text(encoding="utf-8")
-    found = [name for name in PLACEHOLDERS if name in text]
-    return f"pyproject.toml still has the placeholders {', '.join(found)}; see RELEASING.md" if found else None
+    """The organisation is a placeholder in no file any more."""
+    paths = [path for name in git(root, "ls-files", "-z").split("\0") if (path := root / name).is_file()]
+    texts = {path: path.read_text(encoding="utf-8", errors="ignore") for path in paths}
+    found = [str(path.relative_to(root)) for path, text in texts.items() if re.search(PLACEHOLDER, text)]
+    return f"the placeholder of the organisation is still in {', '.join(found)}; see RELEASING.md" if found else None
 
 
 def wheel(root: Path) -> str | None:

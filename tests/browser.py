@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -12,10 +13,13 @@ import urllib.request
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-CHROMIUM, DRIVER = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
+# GitHub's runners have both, and a driver of Chrome; Debian's driver is of Chromium, and Chrome is not in Debian.
+CHROMIUM, DRIVER = shutil.which("google-chrome") or shutil.which("chromium"), shutil.which("chromedriver")
 
 # The protocol's letters for keys that have no character.
 NAMES = ("Backspace", "Tab", "Shift", "Left", "Up", "Right", "Down")
@@ -90,6 +94,17 @@ class Browser:
     def close(self) -> None:
         """End the session, and with it the browser."""
         self._ask("DELETE", "")
+
+
+def lacking(what: str) -> None:
+    """Skip the test that lacks *what*, or fail it where ``TORCHBASICS_BROWSER=required`` says that all is there."""
+    (pytest.fail if os.environ.get("TORCHBASICS_BROWSER") == "required" else pytest.skip)(f"there is no {what}")
+
+
+def need_browser() -> None:
+    """Skip or fail the test if there is no browser."""
+    if CHROMIUM is None or DRIVER is None:
+        lacking("chromium, or no chromedriver")
 
 
 @contextmanager

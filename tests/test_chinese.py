@@ -137,9 +137,9 @@ def test_search_finds_a_word(word: str, page: str, site: Path) -> None:
     assert page in [index["docnames"][number] for number in numbers]
 
 
-@pytest.mark.skipif(None in (browser.CHROMIUM, browser.DRIVER), reason="there is no chromium, or no chromedriver")
 def test_search_in_a_browser_cuts_what_is_typed_into_words(site: Path) -> None:
     """A reader who types two words without a space comes to the page that has both in its title."""
+    browser.need_browser()
     first = "#search-results li a"
     with browser.browser() as window:
         window.open(f"{site.as_uri()}/search.html?q=训练循环")

@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tests.browser import CHROMIUM, DRIVER, Browser, browser
+from tests.browser import Browser, browser, lacking, need_browser
 from torchbasics import data, models
 
 if TYPE_CHECKING:
@@ -83,11 +83,9 @@ class Quiet(SimpleHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def root(site: Path) -> Iterator[str]:
     """The address at which the site is served, to a browser."""
-    missing = "chromium or chromedriver" if None in (CHROMIUM, DRIVER) else ""
+    need_browser()
     if not (site / "_static/live").is_dir():
-        missing = "what scripts/make_live.py makes, with npm and a network"
-    if missing:
-        (pytest.fail if os.environ.get("TORCHBASICS_BROWSER") == "required" else pytest.skip)(f"there is no {missing}")
+        lacking("result of scripts/make_live.py, which needs npm and a network")
     with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import re
+import shutil
 import subprocess
 import tarfile
 import zipfile
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 ROOT = Path(__file__).parents[1]
+ORG = "org"  # so written, the placeholder is not found, and not replaced, in this file
 
 
 @pytest.fixture(name="check", scope="module")
@@ -108,8 +111,10 @@ WRONG: dict[str, tuple[str, Callable[[Path, Any], None], str]] = {
     "of the future": ("changelog", rewrite("CHANGELOG.md", "## [1.2.0] - 9026-01-31\n"), "still to come"),
     "citation": ("citation", rewrite("CITATION.cff", "version: 1.1.0\n"), "not of version 1.2.0"),
     "tagged elsewhere": ("tag", tag_of_another, "v1.2.0 is the tag of another commit"),
-    "no owner": ("owner", rewrite("pyproject.toml", "https://github.com/org/torchbasics"), "github.com/org/"),
-    "no address": ("owner", rewrite("pyproject.toml", "torchbasics@example.org"), "example.org"),
+    "no owner": ("owner", rewrite("a b.md", f"https://github.com/{ORG}/torchbasics"), "still in a b.md; see"),
+    "no hub": ("owner", rewrite("a.py", f'torch.hub.load("{ORG}/torchbasics")'), "still in a.py; see"),
+    "no site": ("owner", rewrite("a.md", f"https://{ORG}.github.io/torchbasics"), "still in a.md; see"),
+    "no address": ("owner", rewrite("pyproject.toml", f"torchbasics@example.{ORG}"), "still in pyproject.toml; see"),
     "large": ("wheel", large, "12.0 MB; at most 12 MB"),
     "no types": ("wheel", lambda root, check: pack(root, check, "torchbasics/py.typed"), "torchbasics/py.typed"),
     "with tests": ("wheel", lambda root, check: pack(root, check, add="tests/test_a.py"), "tests/test_a.py"),
@@ -133,6 +138,25 @@ def test_what_is_wrong_is_named_by_its_check_alone(
     assert check.main(project) == 1
 
 
-def test_this_project_cannot_be_published_under_the_placeholder(check: Any) -> None:
-    """Until it has an owner; then this test goes."""
-    assert "github.com/org/" in check.owner(ROOT)
+@pytest.mark.skipif(not shutil.which("perl"), reason="there is no perl")
+def test_the_command_of_the_page_replaces_the_placeholder_everywhere(check: Any, tmp_path: Path) -> None:
+    """In a copy of this tree, whether it was replaced here or not; a second time it finds nothing."""
+    page = (ROOT / "RELEASING.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```bash\n(.*?)```", page, flags=re.DOTALL)
+    command = block.replace("NAME", "some-org").replace("MAIL", "us@somebody.net")
+    copy = tmp_path / "copy"
+    ignored = shutil.ignore_patterns(".[!g]*", ".git", "__pycache__", "_vendor", "build", "dist", "runs")
+    shutil.copytree(ROOT, copy, ignore=ignored)
+    (copy / "new.md").write_text(
+        f"https://{ORG}.github.io/torchbasics {ORG}/torchbasics a@example.{ORG}\n", encoding="utf-8"
+    )
+    git(copy, "init", "--quiet")
+    commit(copy)
+    assert "new.md" in check.owner(copy)
+
+    for _ in range(2):
+        subprocess.run(["bash", "-c", command], cwd=copy, check=True)
+        commit(copy)
+        assert check.owner(copy) is None
+        said = "https://some-org.github.io/torchbasics some-org/torchbasics us@somebody.net\n"
+        assert (copy / "new.md").read_text(encoding="utf-8") == said

@@ -102,13 +102,17 @@ def test_two_processes_on_one_gpu_are_refused() -> None:
 @pytest.mark.parametrize("ends", [False, True], ids=["waits", "ends"])
 def test_who_waits_on_a_gpu_says_why(ends: bool, capfd: pytest.CaptureFixture[str]) -> None:
     """On stderr, once another process has told of its failure; not where it ends by itself."""
-    store, ended = torch.distributed.HashStore(), threading.Event()  # type: ignore[attr-defined]  # it is public
-    listening = threading.Thread(target=listen, args=(store, "key", ended, 0.05))
-    listening.start()
+    ended = threading.Event()
+
+    class Store(torch.distributed.HashStore):  # type: ignore[misc,name-defined]  # it is public
+        def get(self, key: str) -> bytes:
+            if ends:
+                ended.set()
+            return bytes(super().get(key))
+
+    store = Store()
     store.set("key/first", "process 1 failed: ValueError: no")
-    if ends:
-        ended.set()
-    listening.join()
+    listen(store, "key", ended, 0.05)
 
     said = "process 1 failed: ValueError: no; this process waits on its GPU until torchrun ends it\n"
     assert capfd.readouterr().err == ("" if ends else said)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,7 +69,8 @@ def _example(model: nn.Module, inputs: Tensor | tuple[Tensor, ...] | None, dim: 
 
 def _pt2(model: nn.Module, example: tuple[Tensor, ...], free: tuple[dict[int, Any], ...]) -> bytes:
     program = torch.export.export(model, example, dynamic_shapes=free)
-    for node in program.graph.nodes:
+    graphs = [module.graph for module in program.graph_module.modules() if isinstance(module, torch.fx.GraphModule)]
+    for node in itertools.chain.from_iterable(graph.nodes for graph in graphs):
         node.meta.pop("stack_trace", None)  # it tells the folders of this machine
     buffer = io.BytesIO()
     torch.export.save(program, buffer)
@@ -83,8 +85,16 @@ def _onnx(model: nn.Module, example: tuple[Tensor, ...], free: tuple[dict[int, A
         text = f"torch {torch.__version__} cannot write {type(model).__name__} as ONNX"
         raise ValueError(f"{text}; write .pt2, or use a newer torch ({_files.brief(e.__cause__ or e)})") from e
     model_proto = program.model_proto
-    graph = model_proto.graph
-    for part in (model_proto, graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
-        part.ClearField("metadata_props")  # the same, of ONNX
+    _forget(model_proto)
     content: bytes = model_proto.SerializeToString()
     return content
+
+
+def _forget(message: Any) -> None:
+    """Drop the notes, which tell the folders of this machine, of an ONNX *message* and of all that are in it."""
+    if "metadata_props" in message.DESCRIPTOR.fields_by_name:
+        message.ClearField("metadata_props")
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for inner in (value,) if hasattr(value, "ListFields") else value:
+                _forget(inner)
