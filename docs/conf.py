@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torchbasics
 
@@ -142,6 +142,14 @@ def for_language(app: Sphinx, config: Config) -> None:
         config.html_theme_options |= labels
 
 
+def tell_untranslated(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: document | None) -> None:
+    """Let the template say that a page is in English, of which no more than the title is translated."""
+    progress = doctree["translation_progress"] if doctree else {"translated": 0, "total": 0}
+    context["untranslated"] = app.config.language == "zh_CN" and 2 * progress["translated"] < progress["total"]
+    if context["untranslated"] and progress["translated"]:
+        context["body"] = context["body"].replace("<h1>", '<h1 lang="zh-CN">', 1)
+
+
 def keep_anchors(app: Sphinx, doctree: document) -> None:
     """Keep the page's table of anchors, which MyST replaces by each translated heading's own."""
     if slugs := getattr(doctree, "myst_slugs", None):
@@ -159,3 +167,4 @@ def setup(app: Sphinx) -> None:
     """Hook in what depends on the language."""
     app.connect("config-inited", for_language, priority=100)
     app.connect("doctree-read", keep_anchors)
+    app.connect("html-page-context", tell_untranslated)
