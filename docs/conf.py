@@ -144,9 +144,11 @@ def for_language(app: Sphinx, config: Config) -> None:
 
 def tell_untranslated(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: document | None) -> None:
     """Let the template say that a page is in English, of which no more than the title is translated."""
-    progress = doctree["translation_progress"] if doctree else {"translated": 0, "total": 0}
-    context["untranslated"] = app.config.language == "zh_CN" and 2 * progress["translated"] < progress["total"]
-    if context["untranslated"] and progress["translated"]:
+    if doctree is None or app.config.language != "zh_CN":
+        return
+    done, of = (doctree["translation_progress"][key] for key in ("translated", "total"))  # 0 of 0: has no catalog
+    context["untranslated"] = 2 * done <= of
+    if context["untranslated"] and done:
         context["body"] = context["body"].replace("<h1>", '<h1 lang="zh-CN">', 1)
 
 

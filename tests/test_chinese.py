@@ -108,11 +108,11 @@ def test_what_a_page_says_no_more_is_told() -> None:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Chinese site: what is built already, or else the guide and one page in English."""
+    """The Chinese site: what is built already, or else the guide and a few pages in English."""
     if built := os.environ.get("TORCHBASICS_SITE"):
         return ROOT / built / "zh"
     out = tmp_path_factory.mktemp("chinese")
-    pages = (*TRANSLATE["GUIDE"], "versions.md")
+    pages = (*TRANSLATE["GUIDE"], "versions.md", "weights")
     others = ",".join(path.name for path in ROOT.joinpath("docs").iterdir() if path.name not in pages)
     options = ("-Q", "-d", out / "trees", "-D", "language=zh_CN", "-D", f"exclude_patterns={others}")
     subprocess.run([sys.executable, "-m", "sphinx", *options, ROOT / "docs", out / "html"], check=True)
@@ -163,14 +163,18 @@ def test_the_interface_is_chinese(page: str, site: Path) -> None:
     assert not {text for text in labels + seen if re.search(r"[A-Za-z]{2}", text) and not re.search(HAN, text)} - names
 
 
-def test_a_page_that_is_not_translated_says_so(site: Path) -> None:
-    """Its title is Chinese, its text English, read aloud as such; a page of the guide says nothing of the kind."""
-    english, guide = (site.joinpath(f"{page}.html").read_text(encoding="utf-8") for page in ("versions", "basics/rnn"))
+@pytest.mark.parametrize(
+    ("page", "title"), [("versions", '<h1 lang="zh-CN">版本'), ("weights/cnn-fashion_mnist", "<h1>cnn/fashion_mnist")]
+)
+def test_a_page_that_is_not_translated_says_so(page: str, title: str, site: Path) -> None:
+    """Its text is English and read aloud as such, its title Chinese where it is translated; the guide is Chinese."""
+    english, guide = (site.joinpath(f"{name}.html").read_text(encoding="utf-8") for name in (page, "basics/rnn"))
+    notice = "本页暂无中文版，以下为英文原文。"
 
-    assert "本页暂无中文版，以下为英文原文。" in english
+    assert notice in english
     assert '<article class="bd-article" lang="en">' in english
-    assert '<h1 lang="zh-CN">版本' in english
-    assert "本页暂无中文版" not in guide
+    assert title in english
+    assert notice not in guide
     assert '<article class="bd-article">' in guide
 
 
