@@ -23,7 +23,7 @@ SMALL = 4  # bytes: all of it is latency
 
 def scaling(settings: Settings) -> Part:
     """One process and two, of one thread each and with the same batch each (weak scaling); seconds of a step."""
-    each, steps = settings.size(100, 8), settings.size(10, 2)
+    each, steps = settings.size(500, 8), settings.size(4, 2)
     gradient = sum(p.numel() * p.element_size() for p in network().parameters())
     times, small, large = Times(), [], []
     with ExitStack() as stack:

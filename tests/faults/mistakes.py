@@ -105,7 +105,7 @@ def overflow() -> None:
 def split() -> Any:
     """Return a loader that has samples of its own in the first process, and whose others read alike."""
     data = TensorDataset(*blobs())
-    own = DistributedSampler(data, LAST + 1, RANK, shuffle=False)
+    own: DistributedSampler[Any] = DistributedSampler(data, LAST + 1, RANK, shuffle=False)
     return DataLoader(data, batch_size=6, sampler=differs(own, None))
 
 
