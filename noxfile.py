@@ -55,8 +55,9 @@ def group(name: str) -> list[str]:
 
 
 def pytest(session: nox.Session, *options: str) -> None:
-    """Run the tests in three processes, which wait a third of the time, with what stands after ``--`` on nox's command line."""
-    processes = ("-n", "3", "--dist", "loadgroup")  # tests that share what is slow to make stay together
+    """Run the tests in three processes, with what stands after ``--`` on nox's command line."""
+    # They wait for a third of their time; tests that share what is slow to make stay together.
+    processes = ("-n", "3", "--dist", "loadgroup")
     session.run("python", "-m", "pytest", *processes, *options, *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 
