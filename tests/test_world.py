@@ -147,8 +147,13 @@ def test_a_folder_may_show_late_what_process_0_has_written(tmp_path: Path, monke
         _checkpoint._see_alike(tmp_path, Second([".lock"], [".lock"]))
 
 
-def test_a_checkpoint_may_show_late_and_is_of_use_to_all_or_none(tmp_path: Path) -> None:
-    """Process 1 waits for its files, and takes the word of process 0, which reads first."""
+def test_a_checkpoint_may_show_late_and_is_of_use_to_all_or_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Process 1 waits for its files, and takes the word of process 0, which reads first.
+
+    One that process 0 alone sees is not passed over as a damaged one, which would be deleted.
+    """
     _store.write(tmp_path / "step-00000001", {"a": 1}, 1)
     (tmp_path / "step-00000001").rename(tmp_path / "late")
     later = threading.Timer(0.3, lambda: (tmp_path / "late").rename(tmp_path / "step-00000001"))
@@ -159,6 +164,10 @@ def test_a_checkpoint_may_show_late_and_is_of_use_to_all_or_none(tmp_path: Path)
     with pytest.raises(io.CheckpointError, match="as process 0 sees it") as refused:
         _store.read_alike(tmp_path / "step-00000001", Second(("damaged, as process 0 sees it", "damaged")))
     assert refused.value.reason == "damaged"
+
+    monkeypatch.setattr(_store, "LATE", 0.1)
+    with pytest.raises(OSError, match=r"process 1 does not see '.*step-00000002' as process 0 does; give a folder on"):
+        _store.read_alike(tmp_path / "step-00000002", Second(None))
 
 
 @pytest.mark.parametrize(("file", "by"), [("__0_0.distcp", [0]), ("__1_0.distcp", [1]), ("state.pt", [0, 1])])

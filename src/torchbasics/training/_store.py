@@ -147,6 +147,10 @@ def read_alike(path: Path, world: World = ALONE) -> dict[str, Any]:
     """Do as `read` in all processes, of which each digests a part of the files; what one refuses all refuse.
 
     Process 0 reads first: what it finds whole the others may only not see yet.
+
+    Raises:
+        CheckpointError: as for `read`.
+        OSError: this process does not see what process 0 does.
     """
     state: dict[str, Any] = {}
     for turn in (world.first, not world.first):
@@ -165,20 +169,27 @@ def read_alike(path: Path, world: World = ALONE) -> dict[str, Any]:
 
 def _others(path: Path, world: World) -> list[str]:
     """Return the files that other processes digest; what all have to read each digests for itself."""
-    if not world.first:
-        wait_for(lambda: all((path / n).stat().st_size == f["size"] for n, f in _manifest(path)["files"].items()))
+    seen = world.first or wait_for(
+        lambda: all((path / n).stat().st_size == f["size"] for n, f in _manifest(path)["files"].items())
+    )
+    if not seen:  # it is not damaged: nobody is to pass it over, and delete it one day
+        raise OSError(
+            f"process {world.rank} does not see {str(path)!r} as process 0 does; give a folder on a disk that all "
+            "hosts share, or start again once it has caught up"
+        )
     names = sorted(name for name in _manifest(path)["files"] if name != STATE)
     return [name for i, name in enumerate(names) if i % world.size != world.rank]
 
 
-def wait_for(seen: Callable[[], bool]) -> None:
-    """Wait some seconds until *seen*, as the disk of a network may show late what another host has written."""
+def wait_for(seen: Callable[[], bool]) -> bool:
+    """Wait some seconds until *seen*, as a network's disk may show late what another has written; return whether."""
     until = time.monotonic() + LATE
     while time.monotonic() < until:
         with suppress(OSError, CheckpointError):
             if seen():
-                return
+                return True
         time.sleep(0.05)
+    return False
 
 
 def newest(folder: Path, world: World = ALONE) -> tuple[tuple[Path, dict[str, Any]] | None, set[Path]]:
