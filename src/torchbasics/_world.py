@@ -228,11 +228,16 @@ def join() -> World:
     return World(dist.get_rank(), dist.get_world_size()) if dist.get_world_size() > 1 else ALONE
 
 
+def nccl() -> bool:
+    """Return whether the processes exchange what is on a GPU by NCCL; a group made without a backend has it, too."""
+    return "nccl" in dist.distributed_c10d.get_backend_config()
+
+
 @contextmanager
 def _listening(key: str) -> Iterator[None]:
     """Say at once what ends the run where NCCL is used: who waits in an exchange on a GPU gets no exception."""
     ended = threading.Event()
-    if "nccl" in str(dist.get_backend()):  # pragma: no cover  # CUDA
+    if torch.cuda.is_available() and nccl():  # pragma: no cover  # CUDA
         threading.Thread(target=listen, args=(_meeting.store(), key, ended), daemon=True).start()
     try:
         yield

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from torchbasics import _checks, _parts
+from torchbasics import _checks, _parts, _world
 from torchbasics._model import plain_state
 from torchbasics._zoo import class_of
 
@@ -43,7 +43,7 @@ def spread_over(world: World, strategy: str | None, step: Step, batches: Batches
         return
     model = step.model
     place = next(model.parameters()).device
-    check_devices(world.exchange(_where(place) if "nccl" in str(dist.get_backend()) else None))
+    check_devices(world.exchange(_where(place) if _world.nccl() else None))
     state = plain_state(model, whole=False)
     world.agree(
         "runs",
