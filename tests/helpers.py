@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import random
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,11 +20,22 @@ from torchbasics.training import _store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from torch.optim import Optimizer
 
     from torchbasics.training import State
+
+
+def module_at(path: str) -> Any:
+    """Return the module *path* of the repository that no import finds, such as a script."""
+    name = Path(path).stem
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / path)
+    assert spec is not None
+    assert spec.loader is not None
+    found = importlib.util.module_from_spec(spec)
+    sys.modules[name] = found  # where its dataclasses look for their own names
+    spec.loader.exec_module(found)
+    return found
 
 
 def needs(*modules: str) -> pytest.MarkDecorator:

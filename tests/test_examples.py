@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+from tests.helpers import module_at
 
 ROOT = Path(__file__).parents[1]
 
@@ -19,12 +20,7 @@ pytest.importorskip("matplotlib", reason="the example draws with matplotlib")
 @pytest.fixture(name="example")
 def load_example() -> Any:
     """The module examples/fine_tune.py."""
-    spec = importlib.util.spec_from_file_location("fine_tune", ROOT / "examples/fine_tune.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_at("examples/fine_tune.py")
 
 
 def test_the_digits_are_all_there_as_images(example: Any) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,26 +10,17 @@ import pytest
 import torch
 from torch import nn
 
+from tests.helpers import module_at
+
 if TYPE_CHECKING:
-    from types import ModuleType
+    pass
 
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs/images"
 SHOWN = re.compile(r"[\w./-]*images/([\w-]+\.(?:png|svg))")
 
 
-def load() -> ModuleType:
-    """The module scripts/architectures.py."""
-    spec = importlib.util.spec_from_file_location("architectures", ROOT / "scripts/architectures.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["architectures"] = module  # where its dataclass looks for its own names
-    spec.loader.exec_module(module)
-    return module
-
-
-DRAWN = load()
+DRAWN = module_at("scripts/architectures.py")
 
 
 @pytest.mark.parametrize("suffix", ["", "-dark"])

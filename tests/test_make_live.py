@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import sys
 import tarfile
@@ -11,20 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.helpers import module_at
+
 if TYPE_CHECKING:
-    from types import ModuleType
+    pass
 
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
-def make_live(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+def make_live(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """The script, writing to an empty folder; no program is found by its name."""
-    spec = importlib.util.spec_from_file_location("make_live", ROOT / "scripts/make_live.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = module_at("scripts/make_live.py")
     monkeypatch.setattr(module, "OUT", tmp_path / "out")
     monkeypatch.setenv("PATH", str(tmp_path))
     return module

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 from torch import nn
 
+from tests.helpers import module_at
 from torchbasics import _zoo, models
 from torchbasics.models import DCGAN, MLP, CNNModel, RNNClassifier, StackedRNN
 
@@ -143,12 +143,8 @@ def test_the_table_says_where_a_class_is_and_what(name: str) -> None:
 @pytest.fixture(name="generate")
 def load_generate() -> Callable[..., int]:
     """The main function of scripts/generate.py."""
-    spec = importlib.util.spec_from_file_location("generate", ROOT / "scripts/generate.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module: Any = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main  # type: ignore[no-any-return]
+    main: Callable[..., int] = module_at("scripts/generate.py").main
+    return main
 
 
 @pytest.fixture(name="tree")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shutil
 import subprocess
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from tests.helpers import module_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,12 +24,7 @@ ORG = "org"  # so written, the placeholder is not found, and not replaced, in th
 @pytest.fixture(name="check", scope="module")
 def load_check() -> Any:
     """The module scripts/release_check.py."""
-    spec = importlib.util.spec_from_file_location("release_check", ROOT / "scripts/release_check.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_at("scripts/release_check.py")
 
 
 def git(root: Path, *arguments: str) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import torchbasics
+from tests.helpers import module_at
 
 ROOT = Path(__file__).parents[1]
 PROJECT: dict[str, Any] = tomllib.loads(ROOT.joinpath("pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -22,16 +23,6 @@ WORKFLOWS = sorted(ROOT.glob(".github/workflows/*.yml"))
 
 needs_nox = pytest.mark.skipif(importlib.util.find_spec("nox") is None, reason="nox is not installed")
 needs_workflows = pytest.mark.skipif(not WORKFLOWS, reason="the sdist has no .github")
-
-
-def module(path: Path) -> Any:
-    """Return a module that is no part of the package."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    found = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(found)
-    return found
 
 
 @pytest.fixture(name="noxfile")
@@ -101,14 +92,14 @@ def test_actions_are_pinned_by_hash_with_their_version_beside_it(path: Path) -> 
 @needs_nox
 def test_the_page_shows_the_table(noxfile: Any) -> None:
     """`python scripts/versions.py` writes it."""
-    assert module(ROOT / "scripts/versions.py").main(["--check"]) == 0
+    assert module_at("scripts/versions.py").main(["--check"]) == 0
     assert all((leg.torch or "") in ROOT.joinpath("docs/versions.md").read_text() for leg in noxfile.MATRIX.values())
 
 
 @needs_nox
 def test_a_stale_page_is_told_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Positive control: what stands between the marks is replaced, the rest stays."""
-    main, page = module(ROOT / "scripts/versions.py").main, tmp_path / "versions.md"
+    main, page = module_at("scripts/versions.py").main, tmp_path / "versions.md"
     page.write_text("# V\n\n<!-- matrix -->\nold\n<!-- /matrix -->\nrest\n", encoding="utf-8")
 
     assert main(["--check"], page) == 1

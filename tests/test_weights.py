@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
@@ -19,7 +18,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.helpers import needs
+from tests.helpers import module_at, needs
 from torchbasics import _weights, data, io, models
 from torchbasics._files import CheckpointError
 from torchbasics.cli import _frechet, _reproduce, main
@@ -33,16 +32,6 @@ PAINTERS = [card for card in CARDS if "frechet_distance" in card.metrics]
 every_card = pytest.mark.parametrize("card", CARDS, ids=str)
 every_classifier = pytest.mark.parametrize("card", CLASSIFIERS, ids=str)
 every_painter = pytest.mark.parametrize("card", PAINTERS, ids=str)
-
-
-def script(name: str) -> Any:
-    """Return a module of scripts/."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -229,7 +218,7 @@ def test_readme_and_docs_say_what_the_cards_say() -> None:
 
 def test_what_the_docs_say_is_seen_to_differ(tmp_path: Path) -> None:
     """One digit changed in each README, a page gone, a page of weights that are no more: each is named."""
-    generate = script("generate_cards")
+    generate = module_at("scripts/generate_cards.py")
     shutil.copytree(ROOT / "docs/weights", tmp_path / "docs/weights")
     readmes = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md")}
     for name, text in readmes.items():
@@ -553,7 +542,7 @@ def test_evaluate_takes_the_name_of_weights(capsys: pytest.CaptureFixture[str]) 
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder of weights that scripts/make_weights.py made from few images: a pair of teacher and taught, a GAN."""
     folder = tmp_path_factory.mktemp("made")
-    make = script("make_weights")
+    make = module_at("scripts/make_weights.py")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(_weights, "FOLDER", folder / "weights")
