@@ -18,7 +18,7 @@ import torchbasics
 from torchbasics import _files, _parts, io, models, training
 from torchbasics._model import plain_state
 from torchbasics._recipe import EarlyStopping
-from torchbasics.training import _finite, _step, _steps
+from torchbasics.training import _finite, _parallel, _step, _steps
 
 DRAWN = torch.Generator().manual_seed(0)
 X, Y = torch.randn(40, 8, generator=DRAWN), torch.randint(0, 3, (40,), generator=DRAWN)
@@ -121,20 +121,21 @@ def equal(folder: Path) -> dict[str, Any]:
 def alone(folder: Path) -> dict[str, Any]:
     """A GAN, of which only the parts are called; and what is refused."""
     made: dict[str, Any] = {}
-    for strategy in ("ddp", "fsdp"):
+    options: dict[str, Any]
+    for strategy in _parallel.STRATEGIES:
         torch.manual_seed(0)
         model = models.get_model("dcgan")
         options = {"epochs": 1, "batch_size": 4, "seed": 0, "memory_format": "contiguous"}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*returned a view")  # a remark of torch's
-            history = training.fit(model, IMAGES, progress=False, strategy=strategy, **options)  # type: ignore[arg-type]
+            history = training.fit(model, IMAGES, progress=False, strategy=strategy, **options)
         made[strategy] = {name: value for name, value in history[0].items() if name != "seconds"}
-    for strategy in ("ddp", "fsdp"):  # twice each: what is in parts stays so, and takes no memory format
+    for strategy in _parallel.STRATEGIES:  # twice each: what is in parts stays so, and takes no memory format
         torch.manual_seed(0)
-        cnn, board = models.get_model("cnn"), {"log_dir": folder / "board"} if strategy == "fsdp" else {}
+        cnn = models.get_model("cnn")
         options = {"epochs": 1, "batch_size": 4, "seed": 0, "progress": False}
-        first = training.fit(cnn, IMAGES, Y[:7], strategy=strategy, **options)  # type: ignore[arg-type]
-        second = training.fit(cnn, IMAGES, Y[:7], **board, **options)  # type: ignore[arg-type]
+        first = training.fit(cnn, IMAGES, Y[:7], strategy=strategy, **options)
+        second = training.fit(cnn, IMAGES, Y[:7], log_dir=folder / "board" if strategy == "fsdp" else None, **options)
         made[f"{strategy} twice"] = [first[0]["loss"], second[0]["loss"], _parts.is_sharded(cnn)]
     instance = network()
     wrong: list[dict[str, Any]] = [

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torchbasics.training._step import Step
 
 Strategy = Literal["ddp", "fsdp"]
-STRATEGIES = ("ddp", "fsdp")
+STRATEGIES: tuple[Strategy, ...] = ("ddp", "fsdp")
 
 
 def check_strategy(strategy: str | None) -> None:
