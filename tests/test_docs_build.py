@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,8 +83,8 @@ def test_every_command_and_option_is_in_the_reference(site: Path) -> None:
     from torchbasics.cli import make_parser
 
     text = site.joinpath("cli.html").read_text(encoding="utf-8")
-    commands = make_parser()._subparsers._group_actions[0].choices  # type: ignore[union-attr]
-    for name, command in commands.items():  # type: ignore[union-attr]
+    commands: Any = next(a for a in make_parser()._actions if isinstance(a, argparse._SubParsersAction))
+    for name, command in commands.choices.items():
         for flag in (
             flag for action in command._actions for flag in action.option_strings if flag not in ("-h", "--help")
         ):
