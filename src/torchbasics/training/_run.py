@@ -146,10 +146,10 @@ class Run:
             batch = batch._replace(inputs=_channels_last(batch.inputs))
         if self.world.size > 1:
             self.step.share = batch.counted / batch.of_all * (self.world.size if self.step.averaged else 1)
+            # All processes' buffers are those of process 0, by DistributedDataParallel where that runs the model.
+            if batch.leader or self.step.sharded or not self.step.averaged:
+                self.world.spread(self.model.buffers())
         self.state.learning_rate = self.step.optimizers[0].param_groups[0]["lr"]
-        # All processes' buffers are those of process 0, by DistributedDataParallel where that runs the model.
-        if batch.leader or self.step.sharded or not self.step.averaged:
-            self.world.spread(self.model.buffers())
         result = self.guard.update(batch, self.state)
         if batch.leader:  # process 0 is idle
             self.world.spread(self.model.buffers(), batch.leader)
