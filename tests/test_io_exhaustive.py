@@ -265,16 +265,22 @@ def test_the_largest_headers_take_bounded_time_and_memory(make: Callable[[], byt
         [sys.executable, "-c", CHILD, str(tmp_path / "m.safetensors")], capture_output=True, text=True, check=True
     )
     seconds, kilobytes = map(float, run.stdout.split())
-    assert seconds < 15
-    assert kilobytes < 1_000_000
+    assert seconds < 60  # of the processor: five is normal, 15 where coverage looks on
+    assert 1_000 < kilobytes < 1_000_000
 
 
+# getrusage's peak would not do: a process inherits it from the one that started it.
 CHILD = """
-import resource, sys, time
+import re, sys, time
+from pathlib import Path
 from torch import nn
 from torchbasics import io
+
+def memory(name):
+    return int(re.search(rf"{name}:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+
 io.load_state  # all is imported
-before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+before, start = memory("VmRSS"), time.process_time()
 for read in (io.load, io.inspect, lambda path: io.load_state(nn.Linear(1, 1), path)):
     try:
         read(sys.argv[1])
@@ -282,7 +288,7 @@ for read in (io.load, io.inspect, lambda path: io.load_state(nn.Linear(1, 1), pa
         assert len(str(e)) < 5000
     else:
         raise SystemExit("accepted")
-print(time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(time.process_time() - start, memory("VmHWM") - before)
 """
 
 
