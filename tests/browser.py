@@ -40,13 +40,13 @@ class Browser:
         wanted = {"browserName": "chrome", "goog:chromeOptions": chrome, "goog:loggingPrefs": {"performance": "ALL"}}
         session = self._ask("POST", "/session", capabilities={"alwaysMatch": wanted})
         self._url += f"/session/{session['sessionId']}"
-        self._ask("POST", "/timeouts", script=30_000, pageLoad=30_000)
+        self._ask("POST", "/timeouts", script=240_000, pageLoad=240_000)
 
     def _ask(self, method: str, path: str, **body: Any) -> Any:
         content = json.dumps(body).encode() if method == "POST" else None
         request = urllib.request.Request(self._url + path, content, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
+            with urllib.request.urlopen(request, timeout=300) as answer:
                 return json.load(answer)["value"]
         except urllib.error.HTTPError as e:
             raise RuntimeError(json.load(e)["value"]["message"]) from None

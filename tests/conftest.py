@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).parents[1]
 IN_PROCESSES = {  # number: cases of tests/worlds.py that so many processes do, all in one launch
@@ -20,6 +21,12 @@ IN_PROCESSES = {  # number: cases of tests/worlds.py that so many processes do, 
     3: ("evaluate", "fit", "data"),
     5: ("evaluate",),
 }
+
+# The same examples in every run, however slow the machine; nothing is written where other processes of the tests read.
+settings.register_profile(
+    "tests", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("tests")
 
 # A background job of a shell ignores Ctrl-C, and its children do too: the tests, and what they start, hear it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -44,7 +51,7 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size)]
         command += ["-m", "tests.worlds", str(folder), *IN_PROCESSES[size]]
         env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}/src:{ROOT}"}
-        run = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
+        run = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False, timeout=1800)
         assert run.returncode == 0, run.stderr[-4000:]
         return folder
 

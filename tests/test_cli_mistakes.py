@@ -271,7 +271,7 @@ def test_ctrl_c_ends_with_the_line_to_go_on(tmp_path: Path) -> None:
     process.stdout.readline()  # it has begun
     process.stdout.readline()
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 130
     assert errors == (
         "\nSIGINT: ending the run after this step; Ctrl-C ends it at once\n"

@@ -82,7 +82,7 @@ def alive(word: object) -> list[int]:
     return found
 
 
-def gone(word: object, seconds: float = 10) -> bool:
+def gone(word: object, seconds: float = 60) -> bool:
     until = time.monotonic() + seconds
     while alive(word) and time.monotonic() < until:
         time.sleep(0.1)
@@ -211,27 +211,28 @@ def test_ranks_killed_at_random_times(whole: dict[str, Any], tmp_path: Path) -> 
 
 def kill_agent(folder: Path, step: int) -> dict[str, Any]:
     """Train until *step*, then kill torchrun; return what is left."""
-    run = train(folder, slow=0.3)
+    run = train(folder, hold=step)
     wait_for(run, f"step {step} of process 1")
     run.kill()
     run.wait()
     assert run.stdout is not None
     run.stdout.close()
     sent = time.monotonic()
-    found = {"gone": gone(folder), "finished": (folder / "0.json").exists()}
+    found = {"gone": gone(folder, 10), "finished": (folder / "0.json").exists()}
     print(f"\nagent killed at step {step}: all gone after {time.monotonic() - sent:.1f} s")
     return found
 
 
 def terminate(folder: Path, to: str, step: int) -> dict[str, Any]:
     """Train until *step*, then send SIGTERM; return what came of it."""
-    run = train(folder, slow=0.3)
+    run = train(folder, slow=0.3, hold=step)
     wait_for(run, f"step {step} of process 1")
     sent = time.monotonic()
     if to == "the group":
         os.killpg(run.pid, signal.SIGTERM)  # the agent hands it on
     else:
         os.kill(workers(run.pid)[1], signal.SIGTERM)
+    (folder / f"go-{step}").touch()
     told = end(run)
     took = time.monotonic() - sent
     print(f"\nSIGTERM to {to}: ended after {took:.1f} s")
@@ -339,7 +340,7 @@ def test_an_error_in_one_process_ends_all_and_each_says_whose_it_was(tmp_path: P
         assert said in last[name][1], name
         assert first[name][0] == elsewhere, name
         assert said_there in first[name][1], name
-        assert max(last[name][-1], first[name][-1]) < 50, name  # not the timeout, which is 60
+        assert max(last[name][-1], first[name][-1]) < 200, name  # not the timeout, which is 240
     assert first["without a word"][:2] == [
         "DistributedError",
         "process 1 is gone without an error: killed, out of memory, or no longer reached",
@@ -349,19 +350,20 @@ def test_an_error_in_one_process_ends_all_and_each_says_whose_it_was(tmp_path: P
 
 def raw(*words: object, sizes: tuple[int, int] = (2, 2)) -> list[str]:
     """Two processes that no torchrun has started, and what they print."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    runs = [
-        subprocess.Popen(
-            [sys.executable, *map(str, words)],
-            env=environment(RANK=str(rank), WORLD_SIZE=str(size), **address),
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank, size in enumerate(sizes)
-    ]
-    return [end(run) for run in runs]
+    with socket.socket() as kept:  # the port is given to nobody else meanwhile, and the first process can listen there
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        kept.bind(("127.0.0.1", 0))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(kept.getsockname()[1])}
+        runs = [
+            subprocess.Popen(
+                [sys.executable, *map(str, words)],
+                env=environment(RANK=str(rank), WORLD_SIZE=str(size), **address),
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for rank, size in enumerate(sizes)
+        ]
+        return [end(run) for run in runs]
 
 
 def mistakes(folder: Path, *names: str, **options: Any) -> list[dict[str, Any]]:
@@ -383,7 +385,7 @@ def test_processes_that_disagree_how_many_they_are_say_so(tmp_path: Path) -> Non
     for told in mistakes(tmp_path, "nothing", sizes=(2, 3)):
         assert told["nothing"][0] == "DistributedError"
         assert "WORLD_SIZE=2 in process 0, and 3 in process 1" in told["nothing"][1]
-        assert told["nothing"][-1] < 50
+        assert told["nothing"][-1] < 200
 
 
 @pytest.mark.parametrize(
@@ -434,7 +436,8 @@ def test_the_command_trains_under_torchrun_and_goes_on_in_its_folder_after_a_res
     one = json.loads(capsys.readouterr().out)
     run = start("-m", "torchbasics", *words, "--json", restarts=2, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     until = time.monotonic() + SECONDS
-    while not (tmp_path / "runs/mlp/checkpoint/step-00000010").exists() and time.monotonic() < until:
+    while max((path.name for path in tmp_path.glob("runs/mlp/checkpoint/step-*")), default="") < "step-00000010":
+        assert time.monotonic() < until
         time.sleep(0.02)
     os.kill(workers(run.pid)[1], signal.SIGKILL)
 

@@ -37,7 +37,7 @@ def launch(folder: Path, *names: str, processes: int = 2) -> dict[str, Any]:
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1800,
         check=False,
     )
     assert ended.returncode == 0, ended.stderr[-4000:]

@@ -375,7 +375,7 @@ print(hub.load_dcgan(progress=False).netG.formatLayer.weight.sum().item())
 @pytest.mark.slow
 def test_two_processes_at_once_get_the_same_whole_file(cache: Path, server: Server, published: bytes) -> None:
     """Both ask at once, are answered at once, and end with one file and one record."""
-    together = threading.Barrier(2, timeout=60)
+    together = threading.Barrier(2, timeout=300)
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         give(published[:1000], of=len(published))(handler)
@@ -386,7 +386,7 @@ def test_two_processes_at_once_get_the_same_whole_file(cache: Path, server: Serv
     command = [sys.executable, "-c", CHILD, str(cache.parents[1]), _dcgan.FASHIONGEN]
     variables = {**os.environ, "PYTHONPATH": str(Path(hub.__file__).parents[2])}
     children = [subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    printed = [child.communicate(timeout=120)[0] for child in children]
+    printed = [child.communicate(timeout=600)[0] for child in children]
 
     assert [child.returncode for child in children] == [0, 0]
     assert printed[0] == printed[1] != ""

@@ -94,7 +94,7 @@ def run(code: str, hub: http.server.ThreadingHTTPServer, folder: Path, **more: s
     settings |= {"HF_TOKEN": "hf_test", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     return subprocess.run(
         [sys.executable, "-c", f"from torchbasics import io, models\n{code}"],
-        env={**os.environ, **settings, **more}, capture_output=True, text=True, check=False, timeout=120,
+        env={**os.environ, **settings, **more}, capture_output=True, text=True, check=False, timeout=600,
     )  # fmt: skip
 
 

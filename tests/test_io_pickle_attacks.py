@@ -92,7 +92,7 @@ VECTOR = p.tensor(4, (4,), (1,))
 WIDE = p.tensor(1024, (1024,), (1,))
 DEEP = p.web(60)  # 2**60 when walked
 WEB = p.web(24)  # in words, 80 MB
-COLLIDING = [i * (2**61 - 1) for i in range(1, 30_000)]  # whose hashes are all 0
+COLLIDING = [i * (2**61 - 1) for i in range(1, 60_000)]  # whose hashes are all 0
 ITEMS = [b"M" + i.to_bytes(2, "little") + b"N" for i in range(8000)]  # a number and None
 ORDERED = b"ccollections\nOrderedDict\n"
 # Pickles of 100 kB whose objects take some megabytes, or would.
@@ -280,7 +280,7 @@ def test_an_attack_is_refused(name: str, tmp_path: Path) -> None:
     if caught.value.reason == "unsafe" and "far more" not in str(caught.value):
         assert io.inspect(path)["refused"] == str(caught.value)
         assert main(["inspect", str(path)]) == 2
-    assert time.process_time() - begin < 5  # seconds, of some tenths for the worst of them
+    assert time.process_time() - begin < 15  # seconds, of one for the worst of them where coverage looks on
     assert len(str(caught.value)) < 1000 + len(str(path))
 
 
@@ -347,7 +347,7 @@ def test_a_bomb_takes_a_few_megabytes_at_most(tmp_path: Path) -> None:
 
     def run(how: str, *names: str) -> list[int]:
         command = [sys.executable, "-c", MEASURE, how, str(sound), *(str(tmp_path / name) for name in names)]
-        out = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+        out = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600).stdout
         return [int(line.split()[-1]) for line in out.splitlines()]
 
     grown = run("look", *bombs)
@@ -433,7 +433,7 @@ except io.CheckpointError as e:
 def test_a_file_larger_than_memory_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a file that is refused, not as an error of the program; so is one that takes more while it is looked at."""
     command = [sys.executable, "-c", LITTLE, str(sparse(tmp_path / "m.pt", b"PK\3\4", 2**34))]
-    out = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    out = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600).stdout
     assert out == "too-large 17,179,869,184 bytes; there is no memory for them\n"
     p.write_zip(tmp_path / "m.pt", p.dictionary(a=VECTOR), {"0": FOUR})
     monkeypatch.setattr("torchbasics._pickles._scan.read_zip", lambda content: bytes(2**62))

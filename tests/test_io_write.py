@@ -82,21 +82,21 @@ def test_hashing_the_memory_of_the_model_would_not_do(tmp_path: Path, monkeypatc
 
 def test_a_few_pieces_are_in_memory_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However slow hashing is, the copies that wait for it are few."""
-    written, sha256, made, done, most = _safetensors._written, _safetensors._sha256, 0, 0, 0
+    written, sha256, made, most = _safetensors._written, _safetensors._sha256, 0, 0
+    done: list[bytes] = []  # threads that add to a number may lose one
 
     def counted(file: BinaryIO, tensor: Tensor, places: Sequence[int]) -> Iterator[memoryview]:
         nonlocal made, most
         for piece in written(file, tensor, places):
             made += 1
-            most = max(most, made - done)
+            most = max(most, made - len(done))
             yield piece
 
     def slow(piece: memoryview) -> bytes:
-        nonlocal done
         time.sleep(0.002)
-        made_of_it = sha256(piece)
-        done += 1
-        return made_of_it
+        digest = sha256(piece)
+        done.append(digest)
+        return digest
 
     monkeypatch.setattr(_safetensors, "PIECE", 1000)
     monkeypatch.setattr(_safetensors, "SMALL", 0)

@@ -118,8 +118,8 @@ def state(window: Browser, root: str) -> str:
 
 
 def eventually(read: Callable[[], Any], right: Callable[[Any], bool]) -> Any:
-    """Return what *read* gives once it is *right*; after ten seconds, whatever it is."""
-    end = time.monotonic() + 10
+    """Return what *read* gives once it is *right*; after a minute, whatever it is."""
+    end = time.monotonic() + 60
     while not right(value := read()) and time.monotonic() < end:
         time.sleep(0.02)
     return value

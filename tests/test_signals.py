@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import shlex
 import signal
@@ -23,12 +24,13 @@ from torch import nn
 from tests.helpers import blobs, equal, newest
 from torchbasics import io, models
 from torchbasics.cli import _train, main
-from torchbasics.training import History, State, fit
+from torchbasics.training import History, State, _signals, fit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 quiet = partial(fit, progress=False, batch_size=16, lr=0.01)
+SECONDS = 600  # a bound for a child, not a timing
 
 CHILD = """
 import json, os, sys, time
@@ -49,8 +51,11 @@ class Slow(Dataset):
         return self.inputs[i] + torch.randn(6), self.targets[i]
 
 class Tell:
+    def __init__(self, hold):
+        self.hold = hold
     def on_step(self, state):
         print("step", state.step, flush=True)
+        time.sleep(self.hold)
     @property
     def validating(self):
         from contextlib import nullcontext
@@ -62,12 +67,13 @@ class Tell:
 if __name__ == "__main__":
     folder, options = sys.argv[1], json.loads(sys.argv[2])
     slow, slow_validation = options.pop("slow", 0.0), options.pop("slow_validation", None)
+    hold = options.pop("hold", 0.0)
     torch.manual_seed(0)
     model = models.MLP(6, (8,), 3, dropout=0.3, batch_norm=True)
     if slow_validation is not None:
         options["validation"] = Slow(slow_validation)
     history = fit(model, Slow(slow), epochs=3, batch_size=16, lr=0.01, progress=False, checkpoint=folder,
-                  callbacks=[Tell()], **options)
+                  callbacks=[Tell(hold)], **options)
     torch.save(model.state_dict(), folder + "/model.pt")
     open(folder + "/history.json", "w").write(history.to_json())
     print("stopped", history.stopped, flush=True)
@@ -108,6 +114,14 @@ def members(group: int) -> list[int]:
     return found
 
 
+def left(group: int) -> list[int]:
+    """The processes of a group that do not end by themselves."""
+    until = time.monotonic() + 60
+    while members(group) and time.monotonic() < until:
+        time.sleep(0.1)
+    return members(group)
+
+
 def outcome(folder: Path) -> tuple[dict[str, Any], History]:
     history = History.from_json((folder / "history.json").read_text())
     return torch.load(folder / "model.pt", weights_only=True), history
@@ -118,7 +132,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run that nobody interrupted."""
     folder = tmp_path_factory.mktemp("whole")
     child = start(folder, slow_validation=0.0)
-    out, err = child.communicate(timeout=60)
+    out, err = child.communicate(timeout=SECONDS)
     assert child.returncode == 0, err
     assert out.endswith("stopped None\n")
     return folder
@@ -134,10 +148,10 @@ def same(one: Path, other: Path) -> bool:
 @pytest.mark.parametrize(
     ("name", "at", "options"),
     [
-        ("SIGTERM", "step 2", {"slow": 0.01, "workers": 2, "slow_validation": 0.0}),
-        ("SIGUSR1", "step 6", {"slow": 0.01, "slow_validation": 0.0}),
-        ("SIGINT", "validating", {"slow_validation": 0.02, "workers": 2}),
-        ("SIGTERM", "validating", {"slow_validation": 0.02}),
+        ("SIGTERM", "step 2", {"slow": 0.05, "workers": 2, "slow_validation": 0.0}),
+        ("SIGUSR1", "step 6", {"slow": 0.05, "slow_validation": 0.0}),
+        ("SIGINT", "validating", {"slow_validation": 0.1, "workers": 2}),
+        ("SIGTERM", "validating", {"slow_validation": 0.1}),
     ],
     ids=["terminated, with workers", "user signal", "Ctrl-C in validation, with workers", "terminated in validation"],
 )
@@ -152,20 +166,20 @@ def test_a_signal_to_all_processes_ends_at_a_step_and_the_run_goes_on_to_the_sam
     wait_for(child, at)
     sent = time.monotonic()
     os.killpg(child.pid, getattr(signal, name))
-    out, err = child.communicate(timeout=30)
+    out, err = child.communicate(timeout=SECONDS)
     took = time.monotonic() - sent
 
     assert child.returncode == 0, err
     assert out.endswith("stopped signal\n")
     assert f"{name}: ending the run after this step; Ctrl-C ends it at once" in err
     assert "Traceback" not in err
-    assert members(child.pid) == []
-    assert took < 20  # a bound, not a timing: torchrun kills after thirty
+    assert left(child.pid) == []
+    assert took < 30  # a bound, not a timing: torchrun kills after thirty
     assert newest(folder)["steps_done"] > 0
     assert outcome(folder)[1].stopped == "signal"
     assert not same(folder, whole)
     child = start(folder, **{**options, "slow": 0.0, "slow_validation": 0.0})
-    out, err = child.communicate(timeout=60)
+    out, err = child.communicate(timeout=SECONDS)
     assert out.endswith("stopped None\n"), err
     assert same(folder, whole)
 
@@ -174,37 +188,34 @@ def test_a_signal_to_all_processes_ends_at_a_step_and_the_run_goes_on_to_the_sam
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 def test_a_second_ctrl_c_is_immediate_and_leaves_no_worker(tmp_path: Path) -> None:
     """A KeyboardInterrupt where it stands."""
-    child = start(tmp_path / "run", slow=0.3, workers=2)
+    child = start(tmp_path / "run", slow=0.05, workers=2, hold=SECONDS)
     wait_for(child, "step 1")
     os.killpg(child.pid, signal.SIGINT)
     assert child.stderr is not None
     assert child.stderr.readline() == "\n"
     assert "SIGINT: ending the run" in child.stderr.readline()
     os.killpg(child.pid, signal.SIGINT)
-    out, err = child.communicate(timeout=30)
+    out, err = child.communicate(timeout=SECONDS)
 
-    assert "step 3" not in out
+    assert "step" not in out
     assert "stopped" not in out
     assert err.rstrip().endswith("KeyboardInterrupt")
-    assert child.returncode == -signal.SIGINT
-    assert members(child.pid) == []
+    assert child.returncode in (-signal.SIGINT, 1)  # 1 where a library runs code as Python ends
+    assert left(child.pid) == []
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
     """SIGKILL for the parent alone: its workers notice, and end."""
-    child = start(tmp_path / "run", slow=0.05, workers=2)
+    child = start(tmp_path / "run", slow=0.05, workers=2, hold=SECONDS)
     wait_for(child, "step 1")
     assert len(members(child.pid)) == 3
 
     child.kill()
-    child.communicate(timeout=20)
+    child.communicate(timeout=SECONDS)
 
-    deadline = time.monotonic() + 10
-    while members(child.pid) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert members(child.pid) == []
+    assert left(child.pid) == []
 
 
 def make() -> nn.Module:
@@ -390,7 +401,7 @@ def test_a_terminated_command_exits_with_143(tmp_path: Path) -> None:
     assert child.stdout.readline().startswith("epoch   1/500")
 
     child.terminate()
-    _, err = child.communicate(timeout=60)
+    _, err = child.communicate(timeout=SECONDS)
 
     assert child.returncode == 143
     assert err.splitlines()[-1].strip().endswith("--epochs 500 --batch-size 50 --out runs/mlp --resume")
@@ -434,7 +445,7 @@ def test_a_signal_before_any_target_counted_still_writes_a_checkpoint(where: str
 
 
 @pytest.mark.parametrize("reason", ["signal", "time"])
-def test_a_run_that_is_complete_was_not_stopped(reason: str, tmp_path: Path) -> None:
+def test_a_run_that_is_complete_was_not_stopped(reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the last epoch there is nothing left to end."""
 
     class Late:
@@ -446,7 +457,7 @@ def test_a_run_that_is_complete_was_not_stopped(reason: str, tmp_path: Path) -> 
             if reason == "signal":
                 os.kill(os.getpid(), signal.SIGTERM)
             else:
-                time.sleep(1.1)
+                monkeypatch.setattr(_signals, "monotonic", lambda: math.inf)
 
         def on_stop(self, state: State) -> None:
             raise AssertionError
@@ -455,7 +466,7 @@ def test_a_run_that_is_complete_was_not_stopped(reason: str, tmp_path: Path) -> 
             self.told = state.signal
 
     late, handed = Late(), []
-    limit: dict[str, Any] = {"time_limit": 1.0} if reason == "time" else {}
+    limit: dict[str, Any] = {"time_limit": 600} if reason == "time" else {}
 
     previous = signal.signal(signal.SIGTERM, lambda number, _: handed.append(number))
     try:

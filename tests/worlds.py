@@ -334,7 +334,7 @@ def data() -> dict[str, Any]:
 def main() -> None:
     """Do the cases one after the other; one that fails leaves its traceback."""
     torch.set_num_threads(1)
-    _meeting.TIMEOUT = timedelta(seconds=120)  # where it failed in one process alone
+    _meeting.TIMEOUT = timedelta(seconds=600)  # where it failed in one process alone
     out = Path(sys.argv[1])
     for name in sys.argv[2:]:
         try:

@@ -161,7 +161,7 @@ def main() -> None:
     """Try all that the arguments name, and write what came of it."""
     out, names = Path(sys.argv[1]), sys.argv[2:] or list(SCENARIOS)
     _store.LATE = 1.0
-    _meeting.TIMEOUT = timedelta(seconds=float(os.environ.get("SECONDS", "60")))
+    _meeting.TIMEOUT = timedelta(seconds=float(os.environ.get("SECONDS", "240")))
     if os.environ.get("OWN"):
         torch.distributed.init_process_group("gloo", timeout=_meeting.TIMEOUT)
     told: dict[str, list[Any]] = {}

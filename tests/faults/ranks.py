@@ -88,14 +88,16 @@ def killed(kills: list[dict[str, Any]]) -> Iterator[None]:
 
 
 class Tell:
-    """Prints each step, and takes its time."""
+    """Prints each step, and takes its time; process 1 waits at step *hold* until there is the file *go*."""
 
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
+    def __init__(self, seconds: float, hold: int, go: Path) -> None:
+        self.seconds, self.hold, self.go = seconds, hold, go
 
     def on_step(self, state: Any) -> None:
         os.write(1, f"step {state.step} of process {RANK}\n".encode())  # at once: the others print, too
         time.sleep(self.seconds)
+        while RANK == 1 and state.step == self.hold and not self.go.exists():
+            time.sleep(0.02)
 
 
 def main() -> None:
@@ -104,12 +106,12 @@ def main() -> None:
     warnings.simplefilter("error")
     _world.PATIENCE = options.pop("patience", _world.PATIENCE)
     broken, kills = options.pop("broken", None), options.pop("kills", [])
-    slow = options.pop("slow", 0.0)
+    slow, hold = options.pop("slow", 0.0), options.pop("hold", -1)
     if broken == "generators of process 0 for all":
         part = Run._part
         Run._part = lambda self, state: (part(self, state)[0], state["random"])  # type: ignore[method-assign]
     with killed(kills):
-        stopped, everything, generators = train(folder, callbacks=[Tell(slow)], **options)
+        stopped, everything, generators = train(folder, callbacks=[Tell(slow, hold, out / f"go-{hold}")], **options)
     told = {"stopped": stopped, "digest": digest(everything), "generators": generators, "attempt": ATTEMPT}
     (out / f"{RANK}.json").write_text(json.dumps(told))
     if stopped == "signal":

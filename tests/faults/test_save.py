@@ -82,7 +82,7 @@ def command(path: Path, point: str, at: int, *more: str) -> list[str]:
 
 def killed(path: Path, point: str, *more: str) -> bool:
     """Save until the third save comes to *point*; tell whether that was the end."""
-    run = subprocess.run(command(path, point, 3, *more), stdout=subprocess.DEVNULL, timeout=60, check=False)
+    run = subprocess.run(command(path, point, 3, *more), stdout=subprocess.DEVNULL, timeout=600, check=False)
     return run.returncode == -signal.SIGKILL
 
 
