@@ -74,19 +74,27 @@ def _processes(number: int, each: int, steps: int, settings: Settings) -> Iterat
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "benchmarks.scaling_child", str(each), str(steps), settings.clock().__name__]
-    if number > 1:
-        environment |= {"WORLD_SIZE": str(number), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_port())}
-    started = [
-        subprocess.Popen(
-            command, env={**environment, "RANK": str(rank)}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        for rank in range(number)
-    ]
-    try:
-        yield started
-    finally:
-        for process in started:
-            process.communicate()  # the end of its input ends it
+    with socket.socket() as kept:  # its port is given to nobody else meanwhile, and the first process can listen there
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        kept.bind(("127.0.0.1", 0))
+        if number > 1:
+            port = str(kept.getsockname()[1])
+            environment |= {"WORLD_SIZE": str(number), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        started = [
+            subprocess.Popen(
+                command,
+                env={**environment, "RANK": str(rank)},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(number)
+        ]
+        try:
+            yield started
+        finally:
+            for process in started:
+                process.communicate()  # the end of its input ends it
 
 
 def _ask(processes: list[subprocess.Popen[str]], what: str) -> float:
@@ -99,9 +107,3 @@ def _ask(processes: list[subprocess.Popen[str]], what: str) -> float:
     if not all(answers):
         raise SystemExit(f"a process ended instead of running {what!r}")
     return max(map(float, answers))
-
-
-def _port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])

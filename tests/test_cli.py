@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -45,6 +46,8 @@ class Trained:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """Return a run that all tests read and none changes."""
+    if importlib.util.find_spec("matplotlib") is not None:  # it says so on stderr where it looks for fonts for long
+        importlib.import_module("matplotlib.font_manager")
     folder = tmp_path_factory.mktemp("trained")
     done = run("train", "cnn", "--epochs", "1", folder=folder)
     assert (done.returncode, done.stderr) == (0, "")

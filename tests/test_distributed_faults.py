@@ -493,7 +493,7 @@ def test_two_hosts_end_on_the_bits_of_two_processes_of_one(whole: dict[str, Any]
             command += ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-id=7"]
             command += [f"--rdzv-endpoint={pair[0][1]}:29400", f"--local-addr={pair[len(runs)][1]}"]
             command += [
-                f"--rdzv-conf=is_host={str(not runs).lower()}"
+                f"--rdzv-conf=is_host={str(not runs).lower()},read_timeout=600"
             ]  # torchrun compares host names, which are the same
             command += [str(RANKS), str(tmp_path / "run"), str(tmp_path), "{}"]
             kept: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}

@@ -150,7 +150,8 @@ def load_generate() -> Callable[..., int]:
 @pytest.fixture(name="tree")
 def copy_tree(tmp_path: Path) -> Path:
     """A copy of the sources that the script reads and writes."""
-    shutil.copytree(ROOT / "src/torchbasics/models", tmp_path / "src/torchbasics/models")
+    compiled = shutil.ignore_patterns("__pycache__")  # which other processes write meanwhile
+    shutil.copytree(ROOT / "src/torchbasics/models", tmp_path / "src/torchbasics/models", ignore=compiled)
     shutil.copy(ROOT / "src/torchbasics/_zoo.py", tmp_path / "src/torchbasics")
     return tmp_path
 
