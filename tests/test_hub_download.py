@@ -365,7 +365,8 @@ def test_half_a_file_that_another_program_left_is_refused(cache: Path, published
 CHILD = """
 import sys, torch
 from torchbasics import hub
-from torchbasics.hub import _dcgan
+from torchbasics.hub import _dcgan, _download
+_download.TIMEOUT = 300.0  # one waits for the other to have started
 torch.hub.set_dir(sys.argv[1])
 _dcgan.FASHIONGEN = sys.argv[2]
 print(hub.load_dcgan(progress=False).netG.formatLayer.weight.sum().item())

@@ -92,6 +92,7 @@ def run(code: str, hub: http.server.ThreadingHTTPServer, folder: Path, **more: s
     """Run *code* in a fresh process whose hub is the server."""
     settings = {"HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "HF_HOME": str(folder / "home")}
     settings |= {"HF_TOKEN": "hf_test", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    settings |= {"HF_HUB_ETAG_TIMEOUT": "300", "HF_HUB_DOWNLOAD_TIMEOUT": "300"}
     return subprocess.run(
         [sys.executable, "-c", f"from torchbasics import io, models\n{code}"],
         env={**os.environ, **settings, **more}, capture_output=True, text=True, check=False, timeout=600,
