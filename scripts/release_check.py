@@ -23,7 +23,6 @@ WHEEL_HAS = (
     "torchbasics/data/mini/LICENSE",
     "torchbasics/weights/cnn-fashion_mnist.safetensors",
 )
-SDIST_HAS = ("README.md", "LICENSE", "CHANGELOG.md", "pyproject.toml", "noxfile.py", "hubconf.py", "docs/versions.md")
 
 
 def git(root: Path, *arguments: str) -> str:
@@ -63,6 +62,12 @@ def citation(root: Path) -> str | None:
     return None if said and said[1] == version(root) else f"CITATION.cff is not of version {version(root)}"
 
 
+def hub(root: Path) -> str | None:
+    """The page for PyTorch Hub loads this version."""
+    said = re.findall(r"/torchbasics:v([\w.]+)", (root / "docs/hub/torchbasics.md").read_text(encoding="utf-8"))
+    return None if set(said) == {version(root)} else f"docs/hub/torchbasics.md is not of version {version(root)}"
+
+
 def tag(root: Path) -> str | None:
     """No other commit has this version's tag."""
     name = f"v{version(root)}"
@@ -94,19 +99,19 @@ def wheel(root: Path) -> str | None:
 
 
 def sdist(root: Path) -> str | None:
-    """The sdist is this version's, and has all tracked sources and tests."""
+    """The sdist is this version's, and has all that is tracked but the repository's own hidden files."""
     name = f"torchbasics-{version(root)}"
     path = root / "dist" / f"{name}.tar.gz"
     if not path.exists():
         return f"there is no {path.name} in dist/; nox -s build makes it"
     with tarfile.open(path) as tar:
         names = {found.removeprefix(f"{name}/") for found in tar.getnames()}
-    wanted = [*SDIST_HAS, *git(root, "ls-files", "src", "tests").splitlines()]
-    missing = [found for found in wanted if found not in names]
+    tracked = git(root, "ls-files", "-z").rstrip("\0").split("\0")
+    missing = [found for found in tracked if found not in names and not found.startswith(".")]
     return f"the sdist lacks {missing}" if missing else None
 
 
-CHECKS: tuple[Callable[[Path], str | None], ...] = (tree, changelog, citation, tag, owner, wheel, sdist)
+CHECKS: tuple[Callable[[Path], str | None], ...] = (tree, changelog, citation, hub, tag, owner, wheel, sdist)
 
 
 def main(root: Path = ROOT) -> int:

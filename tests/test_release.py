@@ -40,7 +40,7 @@ def pack(root: Path, check: Any, leave_out: str = "", add: str = "") -> None:
         for path in {*check.WHEEL_HAS, f"{name}.dist-info/METADATA", add} - {leave_out, ""}:
             wheel.writestr(path, "")
     with tarfile.open(dist / f"{name}.tar.gz", "w:gz") as sdist:
-        for path in {*check.SDIST_HAS, "src/torchbasics/__init__.py", "tests/test_a.py"} - {leave_out}:
+        for path in {*check.git(root, "ls-files", "-z").rstrip("\0").split("\0")} - {leave_out}:
             sdist.addfile(tarfile.TarInfo(f"{name}/{path}"))
 
 
@@ -50,8 +50,10 @@ def make_project(tmp_path: Path, check: Any) -> Path:
     files = {
         "src/torchbasics/__init__.py": '__version__ = "1.2.0"\n',
         "tests/test_a.py": "",
+        "hubconf.py": "",
         "CHANGELOG.md": "# Changelog\n\n## [1.2.0] - 2026-01-31\n\n## [1.1.0] - 2025-01-31\n",
         "CITATION.cff": "version: 1.2.0\n",
+        "docs/hub/torchbasics.md": 'torch.hub.load("somebody/torchbasics:v1.2.0", "cnn")\n',
         "pyproject.toml": 'Source = "https://github.com/somebody/torchbasics"\n',
         ".gitignore": "/dist/\n",
     }
@@ -74,17 +76,18 @@ def test_what_can_be_published_passes(project: Path, check: Any, capsys: pytest.
     assert check.main(project) == 0
     git(project, "tag", "v1.2.0")
     assert check.main(project) == 0
-    assert [line.split() for line in capsys.readouterr().out.splitlines()[:7]] == [
-        [name, "ok"] for name in ("tree", "changelog", "citation", "tag", "owner", "wheel", "sdist")
+    assert [line.split() for line in capsys.readouterr().out.splitlines()[:8]] == [
+        [name, "ok"] for name in ("tree", "changelog", "citation", "hub", "tag", "owner", "wheel", "sdist")
     ]
 
 
 def rewrite(name: str, text: str) -> Callable[[Path, Any], None]:
-    """Commit another text of a file."""
+    """Commit another text of a file, and pack again."""
 
-    def change(root: Path, _: Any) -> None:
+    def change(root: Path, check: Any) -> None:
         (root / name).write_text(text, encoding="utf-8")
         commit(root)
+        pack(root, check)
 
     return change
 
@@ -106,6 +109,7 @@ WRONG: dict[str, tuple[str, Callable[[Path, Any], None], str]] = {
     "empty": ("changelog", rewrite("CHANGELOG.md", ""), "begins with None"),
     "of the future": ("changelog", rewrite("CHANGELOG.md", "## [1.2.0] - 9026-01-31\n"), "still to come"),
     "citation": ("citation", rewrite("CITATION.cff", "version: 1.1.0\n"), "not of version 1.2.0"),
+    "hub": ("hub", rewrite("docs/hub/torchbasics.md", "somebody/torchbasics:v1.1.0"), "not of version 1.2.0"),
     "tagged elsewhere": ("tag", tag_of_another, "v1.2.0 is the tag of another commit"),
     "no owner": ("owner", rewrite("a b.md", f"https://github.com/{ORG}/torchbasics"), "still in a b.md; see"),
     "no hub": ("owner", rewrite("a.py", f'torch.hub.load("{ORG}/torchbasics")'), "still in a.py; see"),
