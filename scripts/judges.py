@@ -79,9 +79,8 @@ JUDGES = {
 }
 
 
-def places() -> dict[str, str]:
-    """Build the packages, and return what the names in the commands stand for."""
-    dist = Path(tempfile.mkdtemp())
+def places(dist: Path) -> dict[str, str]:
+    """Build the packages in *dist*, and return what the names in the commands stand for."""
     subprocess.run([sys.executable, "-m", "build", "--outdir", dist], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     git = ("git", "describe", "--tags", "--abbrev=0", "--match", "v*")
     tag = subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
@@ -114,16 +113,18 @@ def main(names: list[str]) -> int:
     """Print the table of all judges, or of those named."""
     if unknown := set(names) - set(JUDGES):
         sys.exit(f"no judge {', '.join(sorted(unknown))}; there are {', '.join(JUDGES)}")
-    where, rows, reports = places(), [("judge", "result", "perfect")], []
-    for name in names or JUDGES:
-        if "{tag}" in JUDGES[name].command and not where["tag"]:
-            rows.append((name, "skipped: there is no release to compare with (no tag v*)", "-"))
-            continue
-        result, perfect, text = ask(JUDGES[name], where)
-        aside = f"; left out: {JUDGES[name].aside}" if JUDGES[name].aside else ""
-        rows.append((name, result + aside, "yes" if perfect else "NO"))
-        if not perfect:
-            reports.append(f"--- {name}\n{text}")
+    rows, reports = [("judge", "result", "perfect")], []
+    with tempfile.TemporaryDirectory() as dist:
+        where = places(Path(dist))
+        for name in names or JUDGES:
+            if "{tag}" in JUDGES[name].command and not where["tag"]:
+                rows.append((name, "skipped: there is no release to compare with (no tag v*)", "-"))
+                continue
+            result, perfect, text = ask(JUDGES[name], where)
+            aside = f"; left out: {JUDGES[name].aside}" if JUDGES[name].aside else ""
+            rows.append((name, result + aside, "yes" if perfect else "NO"))
+            if not perfect:
+                reports.append(f"--- {name}\n{text}")
     print(*reports, sep="\n")
     width = [max(len(row[i]) for row in rows) for i in range(3)]
     for row in [rows[0], tuple("-" * w for w in width), *rows[1:]]:

@@ -62,7 +62,7 @@ def drawing(name: str) -> str:
     stem = f"arch-{name.removeprefix('stacked_')}"
     if not (IMAGES / f"{stem}.svg").is_file():
         return ""
-    figure = "\n:::{{figure}} ../images/{}.svg\n:alt: The layers of {}.\n:figclass: only-{}\n:::\n"
+    figure = "\n:::{{figure}} ../images/{0}.svg\n:alt: The layers of {1}.\n:class: only-{2}\n:figclass: only-{2}\n:::\n"
     return figure.format(stem, name, "light") + figure.format(f"{stem}-dark", name, "dark")
 
 
