@@ -51,6 +51,15 @@ def test_machines_find_the_pages(site: Path) -> None:
     assert "# Start here" in site.joinpath("llms-full.txt").read_text(encoding="utf-8")
 
 
+def test_pictures_for_the_dark_stay_on_it(site: Path) -> None:
+    """The theme puts a light ground behind pictures in dark mode, unless they say that they are made for it."""
+    pages = [*site.glob("zoo/*.html"), *site.glob("basics/*.html"), site / "start.html"]
+    tags = {tag for page in pages for tag in re.findall(r"<img\b[^>]*-dark\.(?:png|svg)[^>]*>", page.read_text("utf-8"))}
+
+    assert any("arch-cnn-dark" in tag for tag in tags)
+    assert not {tag for tag in tags if "only-dark" not in tag}
+
+
 @pytest.mark.parametrize(("page", "other"), [("index", "zh/index"), ("api/io", "../zh/api/io")])
 def test_each_page_leads_to_itself_in_the_other_language(site: Path, page: str, other: str) -> None:
     """The header has a link to the same page in Chinese."""
