@@ -54,7 +54,9 @@ def test_machines_find_the_pages(site: Path) -> None:
 def test_pictures_for_the_dark_stay_on_it(site: Path) -> None:
     """The theme puts a light ground behind pictures in dark mode, unless they say that they are made for it."""
     pages = [*site.glob("zoo/*.html"), *site.glob("basics/*.html"), site / "start.html"]
-    tags = {tag for page in pages for tag in re.findall(r"<img\b[^>]*-dark\.(?:png|svg)[^>]*>", page.read_text("utf-8"))}
+    tags = {
+        tag for page in pages for tag in re.findall(r"<img\b[^>]*-dark\.(?:png|svg)[^>]*>", page.read_text("utf-8"))
+    }
 
     assert any("arch-cnn-dark" in tag for tag in tags)
     assert not {tag for tag in tags if "only-dark" not in tag}
