@@ -44,6 +44,7 @@ MATRIX = {
     "newest": Leg(),
 }
 ALWAYS = ("newest", "floor")
+OLDER = ("--ignore=tests/test_benchmarks.py",)  # `bench` measures with the newest alone
 
 
 def legs(*names: str) -> list[nox.param]:
@@ -76,7 +77,7 @@ def tests(session: nox.Session, leg: str) -> None:
     session.install(*MATRIX[leg].requirements, ".[all]", *group("types"))
     if leg == "newest":
         session.run("mypy")
-    pytest(session)
+    pytest(session, *(() if leg == "newest" else OLDER))
 
 
 @nox.session(default=False)
@@ -92,7 +93,7 @@ def coverage(session: nox.Session) -> None:
 def matrix(session: nox.Session, leg: str) -> None:
     """Tests with the other versions of torch and Python."""
     session.install(*MATRIX[leg].requirements, ".[all]", *group("test"))
-    pytest(session)
+    pytest(session, *OLDER)
 
 
 @nox.session(default=False, python=MATRIX["floor"].python)
