@@ -6,14 +6,11 @@ import io
 import sys
 import tarfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from tests.helpers import module_at
-
-if TYPE_CHECKING:
-    pass
 
 ROOT = Path(__file__).parents[1]
 
