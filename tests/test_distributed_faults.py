@@ -371,6 +371,31 @@ def mistakes(folder: Path, *names: str, **options: Any) -> list[dict[str, Any]]:
     return results(folder)
 
 
+ABORTED = "terminate called without an active exception"
+
+
+def test_a_process_ends_well_while_gloo_still_holds_a_tensor() -> None:
+    """It waits for the thread, which needs Python to let go of it."""
+    run = start(ROOT / "tests/faults/leaving.py", 120)
+    told = end(run)
+
+    assert ABORTED not in told
+    assert run.returncode == 0, told
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="Python 3.14 stops a thread that comes too late")
+@pytest.mark.skipif(tuple(map(int, torch.__version__.split(".")[:2])) < (2, 14), reason="seen with torch 2.14")
+def test_a_process_that_does_not_wait_for_gloo_is_aborted() -> None:
+    """Positive control: with no patience."""
+    told = ""
+    for _ in range(5):
+        told += end(start(ROOT / "tests/faults/leaving.py", 0))
+        if ABORTED in told:
+            break
+
+    assert ABORTED in told
+
+
 def test_without_torchrun_the_cause_is_told_too(tmp_path: Path) -> None:
     """Process 0, which keeps what they share, waits until the others know; also where it was the first to fail."""
     first, last = mistakes(tmp_path, "callback", "nothing", "argument")

@@ -21,6 +21,8 @@ import torch.distributed as dist
 
 TIMEOUT = timedelta(minutes=10)  # that the processes wait for each other; of your own with init_process_group
 ADDRESS = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun tells each process
+SETTLING = 10.0  # seconds at most that a process that ends waits for torch's threads; they need a moment
+RESTS = 5  # times that they are seen at rest: one that waits for Python, which is busy looking, seems to be, too
 PARENT = os.getppid()
 _met: Any = None  # the store over which the processes meet
 _joined = False  # whether the process group is this module's
@@ -79,7 +81,6 @@ def join() -> None:
         if _met is None:
             _see_agent()
             _met = _shared(said["MASTER_ADDR"] or "", number("MASTER_PORT", 0), rank)
-            atexit.register(_end)
         name = _meet(_met, rank, size)  # so that all are connected to the store, whose sockets are not the group's
         before = _sockets()
         store = dist.PrefixStore(f"torchbasics/{name}", _met)  # type: ignore[attr-defined]  # it is public
@@ -154,10 +155,39 @@ def _meet(store: Any, rank: int, size: int) -> str:
     return mine
 
 
+def mind_end() -> None:
+    """See from now on that the process ends well, whose group this is or not."""
+    atexit.unregister(_end)
+    atexit.register(_end)
+
+
 def _end() -> None:
     """Leave as the process ends; of gloo the system closes what is open, and to wait for the others may be for ever."""
     if _joined and dist.is_initialized() and "nccl" in dist.get_backend():
         leave()  # pragma: no cover  # CUDA
+    _settle()
+
+
+def _settle() -> None:
+    """Wait until torch's threads rest.
+
+    One of gloo's may still hold a tensor of the last exchange. To let go of it, it needs Python, and it aborts the
+    process ("terminate called without an active exception") where Python is about to end.
+    """
+    until, rests = time.monotonic() + SETTLING, 0
+    while rests < RESTS and time.monotonic() < until:
+        time.sleep(0.01)
+        rests = 0 if _busy() else rests + 1
+
+
+def _busy() -> bool:
+    """Return whether a thread of this process that is none of Python's runs, or would if it could."""
+    known = {str(thread.native_id) for thread in threading.enumerate()}
+    for path in Path("/proc/self/task").glob("*/stat"):  # none where there is no such folder
+        with suppress(OSError):  # it has ended
+            if path.parent.name not in known and path.read_text().rpartition(")")[2].split()[0] != "S":
+                return True
+    return False
 
 
 def leave() -> None:

@@ -225,7 +225,10 @@ def join() -> World:
         if _meeting.number("WORLD_SIZE", 1) <= 1:
             return ALONE
         _meeting.join()
-    return World(dist.get_rank(), dist.get_world_size()) if dist.get_world_size() > 1 else ALONE
+    if dist.get_world_size() == 1:
+        return ALONE
+    _meeting.mind_end()
+    return World(dist.get_rank(), dist.get_world_size())
 
 
 def nccl() -> bool:
