@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import _thread
+import hashlib
 import json
 import os
 import random
@@ -374,9 +376,10 @@ def mistakes(folder: Path, *names: str, **options: Any) -> list[dict[str, Any]]:
 ABORTED = "terminate called without an active exception"
 
 
-def test_a_process_ends_well_while_gloo_still_holds_a_tensor() -> None:
+@pytest.mark.parametrize("group", ["the package's", "own"])
+def test_a_process_ends_well_while_gloo_still_holds_a_tensor(group: str) -> None:
     """It waits for the thread, which needs Python to let go of it."""
-    run = start(ROOT / "tests/faults/leaving.py", 120)
+    run = start(ROOT / "tests/faults/leaving.py", 120, group)
     told = end(run)
 
     assert ABORTED not in told
@@ -384,16 +387,37 @@ def test_a_process_ends_well_while_gloo_still_holds_a_tensor() -> None:
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 14), reason="Python 3.14 stops a thread that comes too late")
-@pytest.mark.skipif(tuple(map(int, torch.__version__.split(".")[:2])) < (2, 14), reason="seen with torch 2.14")
+@pytest.mark.skipif(tuple(map(int, torch.__version__.split(".")[:2])) != (2, 14), reason="seen with torch 2.14")
 def test_a_process_that_does_not_wait_for_gloo_is_aborted() -> None:
     """Positive control: with no patience."""
     told = ""
     for _ in range(5):
-        told += end(start(ROOT / "tests/faults/leaving.py", 0))
+        told += end(start(ROOT / "tests/faults/leaving.py", 0, "own"))
         if ABORTED in told:
             break
 
     assert ABORTED in told
+
+
+def test_the_end_waits_for_a_thread_that_works_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that is none of Python's own, as gloo's are: until it is done, or no longer than SETTLING."""
+    done: list[bool] = []
+
+    def work(rounds: int) -> None:
+        hashlib.pbkdf2_hmac("sha256", b"", b"", rounds)  # seconds, in which others have Python
+        done.append(True)
+
+    monkeypatch.setattr(_meeting, "SETTLING", 600.0)
+    _thread.start_new_thread(work, (1_000_000,))
+    _meeting._settle()
+    assert done
+
+    monkeypatch.setattr(_meeting, "SETTLING", 0.1)
+    _thread.start_new_thread(work, (3_000_000,))
+    _meeting._settle()
+    assert len(done) == 1
+    monkeypatch.setattr(_meeting, "SETTLING", 600.0)
+    _meeting._settle()  # the next test has no such thread
 
 
 def test_without_torchrun_the_cause_is_told_too(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import stat
+import sys
 import threading
 import time
 import uuid
@@ -21,10 +22,11 @@ import torch.distributed as dist
 
 TIMEOUT = timedelta(minutes=10)  # that the processes wait for each other; of your own with init_process_group
 ADDRESS = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun tells each process
-SETTLING = 10.0  # seconds at most that a process that ends waits for torch's threads; they need a moment
-RESTS = 5  # times that they are seen at rest: one that waits for Python, which is busy looking, seems to be, too
+SETTLING = 2.0  # seconds at most that a process which ends waits for torch's threads; they need a moment
+RESTS = 5  # times that they are seen at rest: a thread that waits for Python sleeps, too; between two looks it has it
 PARENT = os.getppid()
 _met: Any = None  # the store over which the processes meet
+_gloo = False  # whether this process has had a group with gloo
 _joined = False  # whether the process group is this module's
 _connections: set[tuple[int, int]] = set()  # of that group
 
@@ -156,23 +158,28 @@ def _meet(store: Any, rank: int, size: int) -> str:
 
 
 def mind_end() -> None:
-    """See from now on that the process ends well, whose group this is or not."""
-    atexit.unregister(_end)
-    atexit.register(_end)
+    """See that this process, which has a group, whoever made it, ends well."""
+    global _gloo  # noqa: PLW0603  # the process group is global, too
+    _gloo = _gloo or "gloo" in dist.distributed_c10d.get_backend_config()
 
 
 def _end() -> None:
     """Leave as the process ends; of gloo the system closes what is open, and to wait for the others may be for ever."""
     if _joined and dist.is_initialized() and "nccl" in dist.get_backend():
         leave()  # pragma: no cover  # CUDA
-    _settle()
+    if _gloo and sys.version_info < (3, 14):  # which stops threads that want Python too late
+        _settle()
+
+
+atexit.register(_end)  # here, so that what others register runs before
 
 
 def _settle() -> None:
-    """Wait until torch's threads rest.
+    """Wait until torch's threads rest; where the system has no /proc, for a moment.
 
-    One of gloo's may still hold a tensor of the last exchange. To let go of it, it needs Python, and it aborts the
-    process ("terminate called without an active exception") where Python is about to end.
+    One of gloo's may still hold a tensor of the last exchange. To let go of it, it needs Python, and where Python ends
+    at that time it aborts the process ("terminate called without an active exception"). A thread that waits for another
+    process rests, too.
     """
     until, rests = time.monotonic() + SETTLING, 0
     while rests < RESTS and time.monotonic() < until:
@@ -181,7 +188,7 @@ def _settle() -> None:
 
 
 def _busy() -> bool:
-    """Return whether a thread of this process that is none of Python's runs, or would if it could."""
+    """Return whether a thread of this process that is none of Python's is running or runnable."""
     known = {str(thread.native_id) for thread in threading.enumerate()}
     for path in Path("/proc/self/task").glob("*/stat"):  # none where there is no such folder
         with suppress(OSError):  # it has ended
