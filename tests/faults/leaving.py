@@ -27,15 +27,16 @@ class Late:
         sleep(5)
 
 
-os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-if sys.argv[2] == "own":
-    dist.init_process_group("gloo")
-world = _world.join()
-vars(_meeting)["SETTLING"] = float(sys.argv[1])
-for task in Path("/proc/self/task").iterdir():
-    if int(task.name) != threading.get_native_id():
-        with suppress(ProcessLookupError):  # it has ended
-            os.sched_setscheduler(int(task.name), os.SCHED_IDLE, os.sched_param(0))
-world.exchange(world.rank)
-sys.setswitchinterval(100)
-late = Late()
+if __name__ == "__main__":
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    if sys.argv[2] == "own":
+        dist.init_process_group("gloo")
+    world = _world.join()
+    vars(_meeting)["SETTLING"] = float(sys.argv[1])
+    for task in Path("/proc/self/task").iterdir():
+        if int(task.name) != threading.get_native_id():
+            with suppress(ProcessLookupError):  # it has ended
+                os.sched_setscheduler(int(task.name), os.SCHED_IDLE, os.sched_param(0))
+    world.exchange(world.rank)
+    sys.setswitchinterval(100)
+    late = Late()
