@@ -26,7 +26,6 @@ from torchbasics.training import evaluate, predict
 
 SEEDS = (0, 1, 2)
 THREADS = 1  # of training: a number of them is a part of what bits come out
-HOW = ("batch_norm", "teacher")  # what decides the result beside config and recipe
 BINS = 15  # of the calibration error
 
 LIMITS = (  # of classifiers
@@ -127,6 +126,7 @@ SPECS: dict[str, dict[str, Any]] = {
         "config": {},
         "batch_norm": False,
         "teacher": None,
+        "judge": "cnn/fashion_mnist_wide",
         "limits": (
             "Draws grey pictures of 28x28 in a black border of 2 pixels that look like those of Fashion-MNIST; some "
             "show no piece of clothing. The Fréchet distance is that of the features of a small network: it compares "
@@ -167,7 +167,11 @@ def trained(name: str, seed: int, train: data.Images) -> tuple[nn.Module, float]
     folder = Path("runs/weights") / name.replace("/", "-") / str(seed)
     path, note = folder / "model.safetensors", folder / "made.json"
     spec, began = SPECS[name], time.process_time()
-    training = {"recipe": spec["recipe"].as_dict(), **{key: spec[key] for key in HOW}, "threads": THREADS}
+    training = {
+        "recipe": spec["recipe"].as_dict(),
+        **{key: spec[key] for key in HOW if key in spec},
+        "threads": THREADS,
+    }
     wanted = json.dumps([spec["config"], training])
     if not note.is_file() or json.loads(note.read_text(encoding="utf-8"))["wanted"] != wanted:
         taught = None if spec["teacher"] is None else known(spec["teacher"], train)
@@ -177,6 +181,11 @@ def trained(name: str, seed: int, train: data.Images) -> tuple[nn.Module, float]
         made = {"wanted": wanted, "seconds": time.process_time() - began}
         note.write_text(json.dumps(made), encoding="utf-8")
     return io.load(path).eval(), json.loads(note.read_text(encoding="utf-8"))["seconds"]
+
+
+def how(spec: dict[str, Any]) -> dict[str, Any]:
+    """Return what decides the result beside config and recipe."""
+    return {key: spec[key] for key in ("batch_norm", "teacher", "judge") if key in spec}
 
 
 def known(teacher: dict[str, Any], train: data.Images) -> Tensor:
@@ -232,7 +241,7 @@ def write(
         },
         "training": {
             "recipe": spec["recipe"].replace(seed=seeds[0]).as_dict(),
-            **{key: spec[key] for key in HOW},
+            **how(spec),
             "threads": THREADS,
             "seconds": round(seconds, 1),
             "command": f"torchbasics reproduce {name}",

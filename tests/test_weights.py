@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -12,7 +13,7 @@ import sys
 import warnings
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from tests.helpers import module_at, needs
 from torchbasics import _weights, data, io, models
 from torchbasics._files import CheckpointError
 from torchbasics.cli import _frechet, _reproduce, main
+from torchbasics.cli._projected import Projected
 from torchbasics.models import CNNModel
 from torchbasics.training import History, State, confusion_matrix, evaluate, fit, frechet_distance
 
@@ -553,7 +555,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         teacher = {"weights": "cnn/teacher", "shift": 1, "precision": "bfloat16"}
         taught = {**small, "recipe": recipe, "teacher": teacher}
         alone = {**make.SPECS["cnn/fashion_mnist_wide"], "recipe": recipe, "config": {"hidden": 20}}
-        gan = {**make.SPECS["dcgan/fashion_mnist"], "config": {"width": 4, "latent_dim": 8}}
+        gan = {**make.SPECS["dcgan/fashion_mnist"], "config": {"width": 4, "latent_dim": 8}, "judge": "cnn/teacher"}
         gan["recipe"] = gan["recipe"].replace(epochs=1)
         specs = {"cnn/teacher": alone, "cnn/fashion_mnist": taught, "dcgan/fashion_mnist": gan}
         patch.setattr(make, "SPECS", specs)
@@ -586,6 +588,30 @@ def test_weights_are_reproduced_bit_by_bit(
     assert code == 0
     assert report["same_bits"]
     assert Path(report["file"]).read_bytes() == _weights.find_named(name).path.read_bytes()
+
+
+def test_a_judge_stays_as_it_is_and_the_discriminator_of_pixels_learns_in_its_own_turn_alone() -> None:
+    """The classifier is no parameter and never trains; the generator's turn, without their gradients, asks the rest."""
+    classifier, gan = models.get_model("cnn", weights="DEFAULT"), cast("Any", models.DCGAN(width=4))
+    before = copy.deepcopy(classifier.state_dict())
+    judges = Projected(gan.discriminator, classifier, 28)
+    images = gan(gan.noise(6))
+    n = len(classifier.channels) + 1
+
+    assert judges(images).shape == (6 * (n + 1),)
+    gan.discriminator.requires_grad_(False)
+    assert judges(images).shape == (6 * n,)
+    gan.discriminator.requires_grad_(True)
+
+    pixels = gan.discriminator.decisionLayer.weight
+    initial = pixels.detach().clone()
+    gan.discriminator = judges  # as `retrain` does
+    fit(gan, torch.rand(12, 1, 28, 28), epochs=1, batch_size=6, progress=False)
+
+    assert all(torch.equal(value, before[name]) for name, value in classifier.state_dict().items())
+    assert not classifier.training
+    assert not torch.equal(pixels, initial)
+    assert not any(name.startswith("discriminator.classifier") for name in gan.state_dict())
 
 
 def test_batch_norm_becomes_a_part_of_the_convolutions() -> None:

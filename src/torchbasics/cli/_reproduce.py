@@ -16,6 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchbasics import _weights, _world, _zoo, data, io
 from torchbasics._recipe import Recipe
 from torchbasics.cli import _frechet
+from torchbasics.cli._projected import Projected
 from torchbasics.cli._train import Ended
 from torchbasics.data import Images
 from torchbasics.models import get_model
@@ -92,7 +93,8 @@ def retrain(
 
     With its "batch_norm" the network has one after each convolution while it learns, which is then made a part of the
     convolution. A teacher is a larger model of the package; what it takes an image for is learned in the place of the
-    label (Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network, 2015, arXiv:1503.02531).
+    label (Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network, 2015, arXiv:1503.02531). A "judge" is a
+    classifier of the package through which the discriminators of a GAN look: see `Projected`.
 
     Args:
         name: The model.
@@ -115,7 +117,15 @@ def retrain(
         torch.manual_seed(seed)
         model = _zoo.build(name, **{**config, "batch_norm": True} if training["batch_norm"] else config)
         images = train if taught is None else (train.inputs, taught)
+        plain: Any = getattr(model, "discriminator", None)
+        if "judge" in training:
+            card = _weights.find_named(training["judge"])
+            classifier = _zoo.build(card.model, **{**card.config, "batch_norm": False})
+            without_batch_norm(get_model(card.model, weights=card.name), classifier)
+            model.discriminator = Projected(plain, classifier, card.input_shape[-1])
         fit(model, images, recipe=recipe, checkpoint=checkpoint, callbacks=[ended])
+        if "judge" in training:
+            model.discriminator = plain
     finally:
         torch.set_num_threads(threads)
     if ended.signal is not None:
