@@ -133,10 +133,10 @@ SPECS: dict[str, dict[str, Any]] = {
             "with distances by the same weights alone. Not for decisions about people."
         ),
         "recipe": Recipe(
-            epochs=10,
+            epochs=24,
             batch_size=50,
             optimizer=("adam", {"betas": (0.0, 0.99)}),  # a momentum lets the discriminator win
-            lr=2e-3,
+            lr=8e-3,
             schedule="linear",
             ema=0.999,
             precision="bfloat16",
@@ -167,11 +167,7 @@ def trained(name: str, seed: int, train: data.Images) -> tuple[nn.Module, float]
     folder = Path("runs/weights") / name.replace("/", "-") / str(seed)
     path, note = folder / "model.safetensors", folder / "made.json"
     spec, began = SPECS[name], time.process_time()
-    training = {
-        "recipe": spec["recipe"].as_dict(),
-        **{key: spec[key] for key in HOW if key in spec},
-        "threads": THREADS,
-    }
+    training = {"recipe": spec["recipe"].as_dict(), **how(spec), "threads": THREADS}
     wanted = json.dumps([spec["config"], training])
     if not note.is_file() or json.loads(note.read_text(encoding="utf-8"))["wanted"] != wanted:
         taught = None if spec["teacher"] is None else known(spec["teacher"], train)
