@@ -17,13 +17,13 @@ from typing import Any, cast
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tests.helpers import module_at, needs
 from torchbasics import _weights, data, io, models
 from torchbasics._files import CheckpointError
 from torchbasics.cli import _frechet, _reproduce, main
-from torchbasics.cli._projected import Projected
+from torchbasics.cli._projected import Judged, Projected, Pull
 from torchbasics.models import CNNModel
 from torchbasics.training import History, State, confusion_matrix, evaluate, fit, frechet_distance
 
@@ -590,28 +590,42 @@ def test_weights_are_reproduced_bit_by_bit(
     assert Path(report["file"]).read_bytes() == _weights.find_named(name).path.read_bytes()
 
 
-def test_a_judge_stays_as_it_is_and_the_discriminator_of_pixels_learns_in_its_own_turn_alone() -> None:
-    """The classifier is no parameter and never trains; the generator's turn, without their gradients, asks the rest."""
+def test_a_judge_stays_as_it_is_and_the_discriminator_of_pixels_learns_beside() -> None:
+    """The classifier is no parameter and never trains, and what the generator learns from is not what looks at pixels."""
     classifier, gan = models.get_model("cnn", weights="DEFAULT"), cast("Any", models.DCGAN(width=4))
     before = copy.deepcopy(classifier.state_dict())
     judges = Projected(gan.discriminator, classifier, 28)
-    images = gan(gan.noise(6))
-    n = len(classifier.channels) + 1
-
-    assert judges(images).shape == (6 * (n + 1),)
-    gan.discriminator.requires_grad_(False)
-    assert judges(images).shape == (6 * n,)
-    gan.discriminator.requires_grad_(True)
-
+    images = data.Images(torch.randint(256, (12, 1, 28, 28), dtype=torch.uint8), torch.zeros(12, dtype=torch.int64))
     pixels = gan.discriminator.decisionLayer.weight
     initial = pixels.detach().clone()
     gan.discriminator = judges  # as `retrain` does
-    fit(gan, torch.rand(12, 1, 28, 28), epochs=1, batch_size=6, progress=False)
+
+    assert judges(gan(gan.noise(6))).shape == (6 * (len(classifier.channels) + 1),)
+    fit(gan, images, step=Judged(judges.seen_in(gan, images)), epochs=1, batch_size=6, progress=False)
 
     assert all(torch.equal(value, before[name]) for name, value in classifier.state_dict().items())
     assert not classifier.training
     assert not torch.equal(pixels, initial)
     assert not any(name.startswith("discriminator.classifier") for name in gan.state_dict())
+
+
+def test_the_moments_of_what_is_made_are_drawn_along_the_gradient_of_the_frechet_distance() -> None:
+    """A step against it makes the distance smaller by what the gradient says, and one along it larger."""
+    torch.manual_seed(0)
+    real = torch.randn(4000, 5) @ torch.randn(5, 5)
+    made = (torch.randn(4000, 5) @ torch.randn(5, 5) + 1).requires_grad_()
+    pull = Pull(real)
+    for _ in range(10):
+        moved = pull(made)
+    (gradient,) = torch.autograd.grad(moved, made)
+
+    def distance(x: Tensor) -> float:
+        return float((frechet_distance(x * pull.scale, real * pull.scale) / pull.variance) ** 0.5)
+
+    far = 0.05 / gradient.norm()  # a small part of the distance, against the chance in a difference of two
+    with torch.no_grad():
+        change = (distance(made + far * gradient) - distance(made - far * gradient)) / 2
+    assert change == pytest.approx(float(far * gradient.square().sum()), rel=0.02)
 
 
 def test_batch_norm_becomes_a_part_of_the_convolutions() -> None:

@@ -16,7 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchbasics import _weights, _world, _zoo, data, io
 from torchbasics._recipe import Recipe
 from torchbasics.cli import _frechet
-from torchbasics.cli._projected import Projected
+from torchbasics.cli._projected import Judged, Projected
 from torchbasics.cli._train import Ended
 from torchbasics.data import Images
 from torchbasics.models import get_model
@@ -94,7 +94,7 @@ def retrain(
     With its "batch_norm" the network has one after each convolution while it learns, which is then made a part of the
     convolution. A teacher is a larger model of the package; what it takes an image for is learned in the place of the
     label (Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network, 2015, arXiv:1503.02531). A "judge" is a
-    classifier of the package through which the discriminators of a GAN look: see `Projected`.
+    classifier of the package through which the discriminators of a GAN look: see `Projected` and `Judged`.
 
     Args:
         name: The model.
@@ -122,7 +122,9 @@ def retrain(
             card = _weights.find_named(training["judge"])
             classifier = _zoo.build(card.model, **{**card.config, "batch_norm": False})
             without_batch_norm(get_model(card.model, weights=card.name), classifier)
-            model.discriminator = Projected(plain, classifier, card.input_shape[-1])
+            judges = Projected(plain, classifier, card.input_shape[-1])
+            model.discriminator = judges
+            recipe = recipe.replace(step=Judged(judges.seen_in(model, train)))
         fit(model, images, recipe=recipe, checkpoint=checkpoint, callbacks=[ended])
         if "judge" in training:
             model.discriminator = plain

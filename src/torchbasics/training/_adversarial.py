@@ -104,10 +104,10 @@ class Adversarial(Step):
 
     def _tell_apart(self, real: Tensor, made: Tensor) -> Tensor:
         is_real, is_made = self.discriminator(real), self.discriminator(made)
-        return _bce(is_real, 1.0) + _bce(is_made, 0.0)
+        return bce(is_real, 1.0) + bce(is_made, 0.0)
 
     def _fool(self, made: Tensor) -> Tensor:
-        return _bce(self.discriminator(made), 1.0)
+        return bce(self.discriminator(made), 1.0)
 
 
 def _result(generator: Any, discriminator: Any, size: int) -> Result:
@@ -119,5 +119,5 @@ def _result(generator: Any, discriminator: Any, size: int) -> Result:
     return Result(losses, size)
 
 
-def _bce(logits: Tensor, target: float) -> Tensor:
+def bce(logits: Tensor, target: float) -> Tensor:
     return functional.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
