@@ -67,8 +67,9 @@ def page(card: _weights.Weights) -> str:
     how = [("command", f"`{training['command']}`")]
     if training["teacher"] is not None:
         how += [("teacher", f"`{training['teacher']['weights']}`, shifts of {training['teacher']['shift']} pixel")]
-    if "judge" in training:
-        how += [("judge", f"`{training['judge']}`: the discriminators see what its layers give (arXiv:2111.01007)")]
+    if "classifier" in training:
+        seen = "the discriminators see what its layers give, and the moments of that are drawn together, too"
+        how += [("classifier", f"`{training['classifier']}`: {seen} (arXiv:2111.01007, 2009.14075)")]
     if training["batch_norm"]:
         how += [("batch norm", "one after each convolution while it learned, then made a part of the convolution")]
     how += [

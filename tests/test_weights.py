@@ -13,7 +13,7 @@ import sys
 import warnings
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from tests.helpers import module_at, needs
 from torchbasics import _weights, data, io, models
 from torchbasics._files import CheckpointError
-from torchbasics.cli import _frechet, _reproduce, main
-from torchbasics.cli._projected import Judged, Projected, Pull
+from torchbasics.cli import _frechet, _projected, _reproduce, main
+from torchbasics.cli._projected import Projected, Pull, Pulled
 from torchbasics.models import CNNModel
 from torchbasics.training import History, State, confusion_matrix, evaluate, fit, frechet_distance
 
@@ -555,7 +555,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         teacher = {"weights": "cnn/teacher", "shift": 1, "precision": "bfloat16"}
         taught = {**small, "recipe": recipe, "teacher": teacher}
         alone = {**make.SPECS["cnn/fashion_mnist_wide"], "recipe": recipe, "config": {"hidden": 20}}
-        gan = {**make.SPECS["dcgan/fashion_mnist"], "config": {"width": 4, "latent_dim": 8}, "judge": "cnn/teacher"}
+        gan = {
+            **make.SPECS["dcgan/fashion_mnist"],
+            "config": {"width": 4, "latent_dim": 8},
+            "classifier": "cnn/teacher",
+        }
         gan["recipe"] = gan["recipe"].replace(epochs=1)
         specs = {"cnn/teacher": alone, "cnn/fashion_mnist": taught, "dcgan/fashion_mnist": gan}
         patch.setattr(make, "SPECS", specs)
@@ -590,23 +594,93 @@ def test_weights_are_reproduced_bit_by_bit(
     assert Path(report["file"]).read_bytes() == _weights.find_named(name).path.read_bytes()
 
 
-def test_a_judge_stays_as_it_is_and_the_discriminator_of_pixels_learns_beside() -> None:
-    """The classifier is no parameter and never trains, and what the generator learns from is not what looks at pixels."""
-    classifier, gan = models.get_model("cnn", weights="DEFAULT"), cast("Any", models.DCGAN(width=4))
-    before = copy.deepcopy(classifier.state_dict())
-    judges = Projected(gan.discriminator, classifier, 28)
-    images = data.Images(torch.randint(256, (12, 1, 28, 28), dtype=torch.uint8), torch.zeros(12, dtype=torch.int64))
-    pixels = gan.discriminator.decisionLayer.weight
-    initial = pixels.detach().clone()
-    gan.discriminator = judges  # as `retrain` does
+def seen_through(gan: Any, name: str = "DEFAULT") -> Any:
+    """Return discriminators for *gan* that look through a pretrained classifier."""
+    return Projected(gan.discriminator, models.get_model("cnn", weights=name), 28)
 
-    assert judges(gan(gan.noise(6))).shape == (6 * (len(classifier.channels) + 1),)
-    fit(gan, images, step=Judged(judges.seen_in(gan, images)), epochs=1, batch_size=6, progress=False)
+
+def noisy(n: int) -> data.Images:
+    """Return *n* images of noise."""
+    return data.Images(torch.randint(256, (n, 1, 28, 28), dtype=torch.uint8), torch.zeros(n, dtype=torch.int64))
+
+
+def test_what_is_looked_through_stays_as_it_is_and_all_that_look_learn() -> None:
+    """The classifier is no parameter and never trains; the discriminator of the pixels learns with the others."""
+    gan: Any = models.DCGAN(width=4)
+    gan.discriminator = seen_through(gan)  # as `retrain` does
+    classifier = gan.discriminator.classifier[0]
+    before, learned = copy.deepcopy(classifier.state_dict()), copy.deepcopy(gan.state_dict())
+
+    assert gan.discriminator(gan(gan.noise(6))).shape == (6 * (len(classifier.channels) + 2),)
+    images = noisy(12)
+    fit(gan, images, step=Pulled(gan.discriminator.features(gan, images)), epochs=1, batch_size=6, progress=False)
 
     assert all(torch.equal(value, before[name]) for name, value in classifier.state_dict().items())
     assert not classifier.training
-    assert not torch.equal(pixels, initial)
-    assert not any(name.startswith("discriminator.classifier") for name in gan.state_dict())
+    weights = [name for name in learned if name.endswith("weight")]
+    assert [name for name in weights if torch.equal(gan.state_dict()[name], learned[name])] == []
+    assert not any("classifier" in name for name in learned)
+
+
+def test_what_is_seen_is_what_the_classifier_sees() -> None:
+    """Its last layer makes its logits of the last features, of the 28x28 in the middle, brought to [0, 1]."""
+    gan: Any = models.DCGAN()
+    images = torch.rand(5, 1, 28, 28)
+    seen = seen_through(gan).seen(gan.preprocess(images))
+    classifier = models.get_model("cnn", weights="DEFAULT")
+
+    torch.testing.assert_close(classifier.fc2(seen[-1]), classifier(images), rtol=1e-4, atol=1e-4)
+    assert [x.shape[1] for x in seen] == [*classifier.channels, classifier.hidden]
+
+
+def test_a_classifier_with_batch_norm_is_not_looked_through() -> None:
+    """Without its statistics it would see something else."""
+    with pytest.raises(ValueError, match="batch norm"):
+        seen_through(models.DCGAN(), "fashion_mnist_wide")
+
+
+def test_the_pull_draws_the_generator_and_is_no_part_of_what_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the pull alone, the moments of what is made come nearer to the real ones; pushed, they go further off."""
+    real, _ = data.fashion_mnist_mini()
+    real = real[::8]
+
+    def distances(weight: float) -> list[float]:
+        monkeypatch.setattr(_projected, "WEIGHT", weight)
+        monkeypatch.setattr(_projected, "PULLED_FROM", 0.0)
+        monkeypatch.setattr(_projected, "bce", lambda logits, _: logits.sum() * 0)
+        torch.manual_seed(0)
+        gan: Any = models.DCGAN(width=8)
+        gan.discriminator = seen_through(gan)
+        features = gan.discriminator.features(gan, real)
+
+        def distance() -> float:
+            with torch.no_grad():
+                seen = gan.discriminator.seen(gan.sample(500, generator=torch.Generator().manual_seed(1)))
+            return frechet_distance(_projected._flat(seen), features)
+
+        first = distance()
+        history = fit(gan, real, step=Pulled(features), epochs=2, batch_size=25, lr=1e-3, progress=False)
+        assert [row["generator_loss"] for row in history] == [0, 0]
+        return [first, distance()]
+
+    before, drawn = distances(10.0)
+    _, pushed = distances(-10.0)
+    assert drawn < 0.7 * before
+    assert pushed > before
+
+
+def test_a_generator_that_makes_one_image_has_a_gradient() -> None:
+    """No variance at all, and features that never change, are drawn to what is real with finite numbers."""
+    real = torch.cat([torch.randn(100, 4), torch.zeros(100, 1)], 1)
+    made = torch.ones(50, 5, requires_grad=True)
+    pull = Pull(real)
+    for _ in range(_projected.SOLVED_EVERY):
+        drawn = pull(made)
+    (gradient,) = torch.autograd.grad(drawn, made)
+
+    assert gradient.isfinite().all()
+    assert gradient[:, :4].sum() > 0
+    assert not gradient[:, 4].any()
 
 
 def test_the_moments_of_what_is_made_are_drawn_along_the_gradient_of_the_frechet_distance() -> None:
@@ -615,7 +689,7 @@ def test_the_moments_of_what_is_made_are_drawn_along_the_gradient_of_the_frechet
     real = torch.randn(4000, 5) @ torch.randn(5, 5)
     made = (torch.randn(4000, 5) @ torch.randn(5, 5) + 1).requires_grad_()
     pull = Pull(real)
-    for _ in range(10):
+    for _ in range(_projected.SOLVED_EVERY):
         moved = pull(made)
     (gradient,) = torch.autograd.grad(moved, made)
 
@@ -625,7 +699,7 @@ def test_the_moments_of_what_is_made_are_drawn_along_the_gradient_of_the_frechet
     far = 0.05 / gradient.norm()  # a small part of the distance, against the chance in a difference of two
     with torch.no_grad():
         change = (distance(made + far * gradient) - distance(made - far * gradient)) / 2
-    assert change == pytest.approx(float(far * gradient.square().sum()), rel=0.02)
+    assert change == pytest.approx(float(far * gradient.square().sum()), rel=0.05)
 
 
 def test_batch_norm_becomes_a_part_of_the_convolutions() -> None:

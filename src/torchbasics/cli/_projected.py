@@ -1,4 +1,4 @@
-"""How the package's GAN learns: what it draws is seen through a trained classifier."""
+"""How the package's GAN learns: what it draws is seen through a trained classifier, too."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ from torch.nn import functional
 from torchbasics.training._adversarial import Adversarial, bce
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torchbasics.data import Images
 
 WIDTH = 64  # of each small discriminator
 WEIGHT = 10.0  # of the pull beside the discriminators
-PULLED_FROM = 0.5  # of the updates on; while the learning rate is high the two only disturb each other
-PLAIN_EVERY = 4  # updates, one in which the discriminator of the pixels learns
+PULLED_FROM = 0.5  # of the updates on; while the learning rate is high the two disturb each other
 KEPT = 0.99  # of the moments of images made before, at each update
 SOLVED_EVERY = 10  # updates, for what the distance's gradient is
-ROUNDING = 1e-3  # of the largest deviation, for those that are none
+ADDED = 0.01  # to the variance of each feature, in those of real ones; else the gradient is that of chance
 
 
 class Projected(nn.Module):
-    """Discriminators of what a classifier sees in images, one for each of its layers but the last.
+    """A discriminator of pixels, and one for what each layer of a classifier but the last sees in the images.
 
-    A generator learns of them sooner than of one that looks at the pixels, since the classifier, which stays as it is,
-    knows already what matters. The pixels' own discriminator, `plain`, is no part of what this returns.
+    A generator learns sooner of these than of the pixels' alone, since the classifier, which stays as it is, knows what
+    matters. Other than in the paper, layers are not mixed by random projections, and the pixels have their say.
 
     Shapes: ``(N, 1, size, size)`` in [-1, 1], of which the classifier sees the middle in [0, 1] -> logits ``(M,)``,
     high for real, with M discriminators times N.
@@ -36,12 +37,17 @@ class Projected(nn.Module):
         classifier: A `CNNModel` without batch norm.
         image_size: The side of the images that it sees.
 
+    Raises:
+        ValueError: the classifier has batch norm.
+
     References:
         Sauer, Chitta, Müller, Geiger, Projected GANs Converge Faster, 2021, arXiv:2111.01007.
     """
 
     def __init__(self, plain: nn.Module, classifier: Any, image_size: int) -> None:
         super().__init__()
+        if classifier.batch_norm:
+            raise ValueError("the classifier must have its batch norm in its convolutions: see without_batch_norm")
         self.plain = plain
         self.image_size = image_size
         frozen = classifier.eval().requires_grad_(False).to(memory_format=torch.channels_last)
@@ -50,11 +56,12 @@ class Projected(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits of being real."""
-        return self.judge(self.seen(images))
+        return self.tell(images, self.seen(images))
 
-    def judge(self, seen: list[Tensor]) -> Tensor:
-        """Return the logits of being real, for what was *seen*."""
-        return torch.cat([head(x).flatten(1).mean(1) for head, x in zip(self.heads, seen, strict=True)])
+    def tell(self, images: Tensor, seen: list[Tensor]) -> Tensor:
+        """Return the logits of being real, for images and what was *seen* in them."""
+        of_layers = [head(x).flatten(1).mean(1) for head, x in zip(self.heads, seen, strict=True)]
+        return torch.cat([*of_layers, self.plain(images)])
 
     def seen(self, images: Tensor) -> list[Tensor]:
         """Return what each layer but the last makes of *images*: (N, C, H, W) of convolutions, then (N, C)."""
@@ -69,82 +76,100 @@ class Projected(nn.Module):
         return [*seen, functional.relu(classifier.fc1(x.flatten(1)))]
 
     @torch.no_grad()
-    def seen_in(self, model: Any, images: Images) -> Tensor:
+    def features(self, model: Any, images: Images) -> Tensor:
         """Return the `_flat` features (N, D) of *images*, as *model* takes them."""
         parts = torch.split(torch.arange(len(images)), 1000)
         return torch.cat([_flat(self.seen(model.preprocess(images.batch(part)[0]))) for part in parts])
 
 
-class Judged(Adversarial):
+class Pulled(Adversarial):
     """Adversarial learning with `Projected`, and with a `Pull` in the second half of the updates.
 
-    The discriminator of the pixels learns beside it, on a part of the batches, but teaches the generator nothing.
-
     Args:
-        real: Features of real images, (N, D): `Projected.seen_in`.
+        real: Features of real images, (N, D): `Projected.features`.
     """
 
     def __init__(self, real: Tensor) -> None:
-        self.real = real
-        self.updates = 0
+        self.pull = Pull(real)
 
     def start(self, steps: int | None) -> None:
-        """Make the optimizers, and begin to count."""
+        """Make the optimizers."""
         super().start(steps)
-        self.updates, self.pull = 0, Pull(self.real, PULLED_FROM * (steps or 0))
+        self.pull.begin = PULLED_FROM * (steps or 0)
 
-    def _tell_apart(self, real: Tensor, made: Tensor) -> Tensor:
-        loss = super()._tell_apart(real, made)
-        if self.updates % PLAIN_EVERY == 0:
-            judges: Any = self.model.discriminator
-            loss = loss + bce(judges.plain(real), 1.0) + bce(judges.plain(made), 0.0)
-        return loss
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the optimizers and of the pull."""
+        return {**super().state_dict(), "pull": self.pull.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Set what `state_dict` returned."""
+        super().load_state_dict(state)
+        self.pull.load_state_dict(state["pull"])
 
     def _fool(self, made: Tensor) -> Tensor:
-        judges: Any = self.model.discriminator
-        seen = judges.seen(made)
-        loss = bce(judges.judge(seen), 1.0)
+        discriminator: Any = self.model.discriminator
+        seen = discriminator.seen(made)
+        loss = bce(discriminator.tell(made, seen), 1.0)
         if torch.is_grad_enabled():  # it learns, and is not measured
             loss = loss + WEIGHT * self.pull(_flat(seen))
-            self.updates += 1
         return loss
 
 
-class Pull:
+class Pull(nn.Module):
     """Draws the moments of what is made to those of what is real, along the gradient of their Fréchet distance.
 
     The distance is a root, each feature and it in units of the real ones' deviation. The gradient with respect to mean
     and covariance is that at those of the last batches; what the batch itself has in them carries it on.
 
-    Shapes: ``(N, D)`` -> a number, of which the gradient means something.
+    Shapes: ``(N, D)`` -> 0, with a gradient.
 
     Args:
-        real: Features of real images, (M, D).
+        real: Features of real images, (M, D). Those that never change are left out.
         begin: How many batches are only looked at.
 
     References:
         Mathiasen, Hvilshøj, Backpropagating through Fréchet Inception Distance, 2020, arXiv:2009.14075.
     """
 
-    def __init__(self, real: Tensor, begin: float = 0) -> None:
-        self.scale = 1 / real.std(0).clamp(min=1e-3)
-        rows = (real * self.scale).double()
-        self.mean, covariance = rows.mean(0), rows.T.cov(correction=0)
-        self.variance = covariance.trace()
-        self.root = _root(covariance)
-        self.made_mean, self.made_square = torch.zeros_like(self.mean), torch.zeros_like(self.root)
-        self.batches, self.begin, self.taken = 0, begin, 0.0
-        self.slope: tuple[Tensor, Tensor, Tensor] | None = None
+    scale: Tensor
+    mean: Tensor
+    root: Tensor
+    variance: Tensor
+    batches: Tensor
+    taken: Tensor
+    made_mean: Tensor
+    made_square: Tensor
+    middle: Tensor
+    linear: Tensor
+    quadratic: Tensor
 
-    def __call__(self, made: Tensor) -> Tensor:
-        """Take the features of a batch into the moments; return what draws them."""
-        x = made * self.scale
-        self._take_in(x.detach().double())
-        if self.slope is None:
-            return x.new_zeros(())
-        mean, linear, quadratic = self.slope
-        off = x - mean
-        return (off @ linear + ((off @ quadratic) * off).sum(1)).mean()
+    def __init__(self, real: Tensor, begin: float = 0) -> None:
+        super().__init__()
+        self.begin = begin
+        deviation = real.std(0)
+        scale = torch.where(deviation > 1e-3, 1 / deviation, 0.0)
+        rows = (real * scale).double()
+        covariance = _with_added(rows.T.cov(correction=0))
+        values, vectors = torch.linalg.eigh(covariance)
+        root = vectors * values.sqrt() @ vectors.T
+        known = {"scale": scale, "mean": rows.mean(0), "variance": covariance.trace(), "root": root}
+        for name, tensor in known.items():
+            self.register_buffer(name, tensor, persistent=False)
+        d = len(scale)
+        learned = {"batches": torch.tensor(0), "taken": torch.zeros((), dtype=torch.float64)}  # and of what is made:
+        learned |= {"made_mean": torch.zeros_like(rows[0]), "made_square": torch.zeros_like(covariance)}
+        learned |= {"middle": torch.zeros(d), "linear": torch.zeros(d), "quadratic": torch.zeros(d, d)}  # the gradient
+        for name, tensor in learned.items():
+            self.register_buffer(name, tensor)
+
+    def forward(self, made: Tensor) -> Tensor:
+        """Take the features of a batch into the moments; return what draws them, and is no part of the loss' value."""
+        with torch.autocast(made.device.type, enabled=False):
+            x = made * self.scale
+            self._take_in(x.detach().double())
+            off = x - self.middle
+            drawn = (off @ self.linear + ((off @ self.quadratic) * off).sum(1)).mean()
+            return drawn - drawn.detach()
 
     def _take_in(self, x: Tensor) -> None:
         """Take a batch in, and at times find the distance's gradient with respect to mean and covariance."""
@@ -155,26 +180,24 @@ class Pull:
         if self.batches % SOLVED_EVERY or self.batches < self.begin:
             return
         mean = self.made_mean / self.taken
-        covariance = self.made_square / self.taken - mean.outer(mean)
+        covariance = _with_added(self.made_square / self.taken - mean.outer(mean))
         values, vectors = torch.linalg.eigh(self.root @ covariance @ self.root)
-        deviations = values.clamp(min=0).sqrt()
+        deviations = values.clamp(min=ADDED**2 / 4).sqrt()  # at least ADDED, but for what was rounded off
         square = (mean - self.mean).square().sum() + self.variance + covariance.trace() - 2 * deviations.sum()
         scale = 0.5 / (square.clamp(min=1e-6) * self.variance).sqrt()
-        inverse = vectors / (deviations + ROUNDING * deviations.max()) @ vectors.T
-        transport = self.root @ inverse @ self.root
-        linear, quadratic = 2 * scale * (mean - self.mean), scale * (torch.eye(len(mean)) - transport)
-        self.slope = mean.float(), linear.float(), quadratic.float()
+        transport = self.root @ (vectors / deviations @ vectors.T) @ self.root
+        self.middle.copy_(mean)
+        self.linear.copy_(2 * scale * (mean - self.mean))
+        self.quadratic.copy_(scale * (torch.eye(len(mean)) - transport))
 
 
 def _flat(seen: list[Tensor]) -> Tensor:
     """Return what was seen as (N, D): of maps their mean."""
-    return torch.cat([x.flatten(2).mean(2).float() if x.ndim == 4 else x.float() for x in seen], 1)
+    return torch.cat([x.flatten(2).mean(2, dtype=torch.float32) if x.ndim == 4 else x.float() for x in seen], 1)
 
 
-def _root(covariance: Tensor) -> Tensor:
-    values, vectors = torch.linalg.eigh(covariance)
-    root: Tensor = vectors * values.clamp(min=0).sqrt() @ vectors.T
-    return root
+def _with_added(covariance: Tensor) -> Tensor:
+    return covariance + ADDED * torch.eye(len(covariance), dtype=covariance.dtype)
 
 
 def _of_maps(width: int) -> nn.Sequential:

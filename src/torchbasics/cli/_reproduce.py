@@ -16,7 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchbasics import _weights, _world, _zoo, data, io
 from torchbasics._recipe import Recipe
 from torchbasics.cli import _frechet
-from torchbasics.cli._projected import Judged, Projected
+from torchbasics.cli._projected import Projected, Pulled
 from torchbasics.cli._train import Ended
 from torchbasics.data import Images
 from torchbasics.models import get_model
@@ -93,8 +93,8 @@ def retrain(
 
     With its "batch_norm" the network has one after each convolution while it learns, which is then made a part of the
     convolution. A teacher is a larger model of the package; what it takes an image for is learned in the place of the
-    label (Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network, 2015, arXiv:1503.02531). A "judge" is a
-    classifier of the package through which the discriminators of a GAN look: see `Projected` and `Judged`.
+    label (Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network, 2015, arXiv:1503.02531). A "classifier"
+    is one of the package through which the discriminators of a GAN look: see `Projected` and `Pulled`.
 
     Args:
         name: The model.
@@ -117,23 +117,30 @@ def retrain(
         torch.manual_seed(seed)
         model = _zoo.build(name, **{**config, "batch_norm": True} if training["batch_norm"] else config)
         images = train if taught is None else (train.inputs, taught)
-        plain: Any = getattr(model, "discriminator", None)
-        if "judge" in training:
-            card = _weights.find_named(training["judge"])
-            classifier = _zoo.build(card.model, **{**card.config, "batch_norm": False})
-            without_batch_norm(get_model(card.model, weights=card.name), classifier)
-            judges = Projected(plain, classifier, card.input_shape[-1])
-            model.discriminator = judges
-            recipe = recipe.replace(step=Judged(judges.seen_in(model, train)))
-        fit(model, images, recipe=recipe, checkpoint=checkpoint, callbacks=[ended])
-        if "judge" in training:
-            model.discriminator = plain
+        options: dict[str, Any] = {"checkpoint": checkpoint, "callbacks": [ended]}
+        if "classifier" in training:
+            _learn_seen_through(training["classifier"], model, train, recipe, options)
+        else:
+            fit(model, images, recipe=recipe, **options)
     finally:
         torch.set_num_threads(threads)
     if ended.signal is not None:
         print("ended by a signal; the same command goes on", file=sys.stderr)
         raise SystemExit(128 + ended.signal)
     return without_batch_norm(model, _zoo.build(name, **config)) if training["batch_norm"] else model
+
+
+def _learn_seen_through(name: str, gan: Any, train: Images, recipe: Recipe, options: dict[str, Any]) -> None:
+    """Train *gan*, whose discriminator gets others beside it for that time, which look through a classifier."""
+    card = _weights.find_named(name)
+    classifier = _zoo.build(card.model, **{**card.config, "batch_norm": False})
+    without_batch_norm(get_model(card.model, weights=card.name), classifier)
+    plain = gan.discriminator
+    gan.discriminator = projected = Projected(plain, classifier, card.input_shape[-1])
+    try:
+        fit(gan, train, recipe=recipe.replace(step=Pulled(projected.features(gan, train))), **options)
+    finally:
+        gan.discriminator = plain
 
 
 def without_batch_norm(trained: nn.Module, plain: nn.Module) -> nn.Module:
