@@ -68,8 +68,9 @@ def page(card: _weights.Weights) -> str:
     if training["teacher"] is not None:
         how += [("teacher", f"`{training['teacher']['weights']}`, shifts of {training['teacher']['shift']} pixel")]
     if "classifier" in training:
-        seen = "the discriminators see what its layers give, and the moments of that are drawn together, too"
-        how += [("classifier", f"`{training['classifier']}`: {seen} (arXiv:2111.01007, 2009.14075)")]
+        seen = "discriminators look at the images and at the outputs of all its layers but the last (arXiv:2111.01007)"
+        matched = "in the second half of the updates, mean and covariance of these are matched, too (arXiv:2009.14075)"
+        how += [("classifier", f"`{training['classifier']}`: {seen}; {matched}")]
     if training["batch_norm"]:
         how += [("batch norm", "one after each convolution while it learned, then made a part of the convolution")]
     how += [

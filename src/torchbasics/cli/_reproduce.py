@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import shutil
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchbasics import _weights, _world, _zoo, data, io
 from torchbasics._recipe import Recipe
 from torchbasics.cli import _frechet
-from torchbasics.cli._projected import Projected, Pulled
+from torchbasics.cli._feature_gan import FeatureAdversarial, FeatureDiscriminators
 from torchbasics.cli._train import Ended
 from torchbasics.data import Images
 from torchbasics.models import get_model
@@ -24,7 +25,7 @@ from torchbasics.training import evaluate, fit, predict
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 LONG = 4  # times the epochs of the card
 SPARE = 0.003  # of accuracy, where another processor or torch rounds differently
@@ -94,7 +95,7 @@ def retrain(
     With its "batch_norm" the network has one after each convolution while it learns, which is then made a part of the
     convolution. A teacher is a larger model of the package; what it takes an image for is learned in the place of the
     label (Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network, 2015, arXiv:1503.02531). A "classifier"
-    is one of the package through which the discriminators of a GAN look: see `Projected` and `Pulled`.
+    is one of the package through which the discriminators of a GAN look: see `FeatureAdversarial`.
 
     Args:
         name: The model.
@@ -117,11 +118,8 @@ def retrain(
         torch.manual_seed(seed)
         model = _zoo.build(name, **{**config, "batch_norm": True} if training["batch_norm"] else config)
         images = train if taught is None else (train.inputs, taught)
-        options: dict[str, Any] = {"checkpoint": checkpoint, "callbacks": [ended]}
-        if "classifier" in training:
-            _learn_seen_through(training["classifier"], model, train, recipe, options)
-        else:
-            fit(model, images, recipe=recipe, **options)
+        with _seen_through(training.get("classifier"), model, train) as step:
+            fit(model, images, recipe=recipe.replace(**step), checkpoint=checkpoint, callbacks=[ended])
     finally:
         torch.set_num_threads(threads)
     if ended.signal is not None:
@@ -130,15 +128,19 @@ def retrain(
     return without_batch_norm(model, _zoo.build(name, **config)) if training["batch_norm"] else model
 
 
-def _learn_seen_through(name: str, gan: Any, train: Images, recipe: Recipe, options: dict[str, Any]) -> None:
-    """Train *gan*, whose discriminator gets others beside it for that time, which look through a classifier."""
+@contextmanager
+def _seen_through(name: str | None, gan: Any, train: Images) -> Iterator[dict[str, Any]]:
+    """Put discriminators that look through a classifier beside that of *gan*, and yield what its recipe needs then."""
+    if name is None:
+        yield {}
+        return
     card = _weights.find_named(name)
     classifier = _zoo.build(card.model, **{**card.config, "batch_norm": False})
     without_batch_norm(get_model(card.model, weights=card.name), classifier)
     plain = gan.discriminator
-    gan.discriminator = projected = Projected(plain, classifier, card.input_shape[-1])
+    gan.discriminator = FeatureDiscriminators(plain, classifier, card.input_shape[-1])
     try:
-        fit(gan, train, recipe=recipe.replace(step=Pulled(projected.features(gan, train))), **options)
+        yield {"step": FeatureAdversarial(gan.discriminator.features(gan, train))}
     finally:
         gan.discriminator = plain
 

@@ -120,4 +120,5 @@ def _result(generator: Any, discriminator: Any, size: int) -> Result:
 
 
 def bce(logits: Tensor, target: float) -> Tensor:
+    """Return the mean binary cross-entropy of *logits* to one target for all."""
     return functional.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
