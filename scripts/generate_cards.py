@@ -91,7 +91,7 @@ def measured(card: _weights.Weights) -> list[tuple[str, str]]:
         return [
             ("Fréchet distance", f"{distance(card)} ± {draws['sd']:.4f} over {len(draws['values'])} draws of noise"),
             ("of as many training images", f"{metrics['train_test']:.4f}"),
-            ("Fréchet distance over seeds", f"{spread(card)}: {values}"),
+            ("Fréchet distance over seeds", f"{spread(card)}: {values}; the first is nearest to training images"),
             ("features", f"what the last layer of `{sees['weights']}` gets, SHA-256 `{sees['sha256']}`"),
         ]
     calibration = metrics["calibration"]
