@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.helpers import CrashAt, CrashError
 from torchbasics import data, models
 from torchbasics.cli import _feature_gan, _moments
 from torchbasics.cli._feature_gan import FeatureAdversarial, FeatureDiscriminators, flat
 from torchbasics.cli._moments import MomentMatching
-from torchbasics.training import State, fit, frechet_distance
+from torchbasics.training import fit, frechet_distance
 
 
 def looking(name: str = "DEFAULT", **config: Any) -> Any:
@@ -74,25 +75,17 @@ def test_a_run_that_is_killed_goes_on_with_the_moments_it_had(tmp_path: Path, *,
         def load_state_dict(self, state: Any) -> None:
             super(FeatureAdversarial, self).load_state_dict(state)
 
-    class KillAt:
-        def __init__(self, step: int) -> None:
-            self.step = step
-
-        def on_step(self, state: State) -> None:
-            if state.step == self.step:
-                raise KeyboardInterrupt
-
     def go(folder: Path, stop: int) -> dict[str, Tensor]:
         torch.manual_seed(3)
         gan, images = looking(latent_dim=8, width=4), some(160)
         step = (Forgetful if forgetful else FeatureAdversarial)(gan.discriminator.features(gan, images))
         options: dict[str, Any] = {"epochs": 3, "batch_size": 10, "lr": 8e-3, "ema": 0.9, "precision": "bfloat16"}
-        kept: dict[str, Any] = {"checkpoint": folder, "checkpoint_every": 7, "callbacks": [KillAt(stop)]}
+        kept: dict[str, Any] = {"checkpoint": folder, "checkpoint_every": 7, "callbacks": [CrashAt(stop)]}
         fit(gan, images, step=step, seed=0, progress=False, **options, **kept)
         return dict(gan.state_dict())
 
     whole = go(tmp_path / "whole", 0)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(CrashError):
         go(tmp_path / "killed", 38)
     resumed = go(tmp_path / "killed", 0)
 
