@@ -45,7 +45,7 @@ def run(*command: Any, cwd: Path = ROOT, **environment: str) -> str:
             *filter(None, [os.environ.get("PYTHONPATH")]),
         ]
     )
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **environment}
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **environment}
     ended = subprocess.run(
         command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=1800
     )  # fmt: skip

@@ -225,8 +225,9 @@ def test_sparse_gradients_are_looked_at_too() -> None:
         quiet(model, tokens, targets, epochs=1, optimizer="sgd")
 
 
-def test_overflows_under_float16_are_left_out_as_usual() -> None:
-    """The scaler lowers its scale; the update is not applied, and nothing is raised."""
+@pytest.mark.parametrize("schedule", ["constant", "onecycle"])
+def test_overflows_under_float16_are_left_out_as_usual(schedule: Any) -> None:
+    """The scaler lowers its scale; the update is not applied, and nothing is raised, nor warned of."""
     model, keep = make(norm=False), Keep()
     before = copy.deepcopy(model)
     start = torch.amp.GradScaler("cpu").get_scale()
@@ -239,7 +240,9 @@ def test_overflows_under_float16_are_left_out_as_usual() -> None:
             return result
 
     steep = Scales(lambda model, x, y: functional.cross_entropy(model(x), y) * 1e4)
-    quiet(model, *blobs(), epochs=1, step=steep, precision="float16", optimizer="sgd", callbacks=[keep])
+    quiet(
+        model, *blobs(), epochs=1, step=steep, precision="float16", optimizer="sgd", schedule=schedule, callbacks=[keep]
+    )
 
     assert scales[0] == start / 2
     assert equal(before, keep.models[1])

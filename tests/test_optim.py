@@ -189,8 +189,7 @@ def test_the_way_back_is_torchs_own_where_somebody_watches(
     loss = torch.ones((), requires_grad=True) * 2
     if watch == "subclass":
         loss = loss.as_subclass(OwnTensor)
-    if watch == "cuda":
-        monkeypatch.setattr(_optim, "_on_cuda", lambda: True)
+    monkeypatch.setattr(_optim, "_on_cuda", lambda: watch == "cuda")
     logged = caplog.at_level(logging.DEBUG, "torch.autograd.graph") if watch == "log" else nullcontext()
     with BaseTorchFunctionMode() if watch == "mode" else nullcontext(), logged:
         run_backward(loss)

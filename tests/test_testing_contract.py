@@ -282,7 +282,7 @@ BROKEN: list[tuple[str, Callable[[], nn.Module], str]] = [
     ("seed", Unequal, "two models made from one seed differ in 'linear.bias'; draw initial values from"),
     ("inputs_untouched", Writing, "in eval mode, forward or backward writes to the inputs; work on a new tensor"),
     ("inputs_untouched", Requiring, "in eval mode, forward changes requires_grad of the inputs to True; work on"),
-    ("rng_untouched", Seeding, "making the model seeds the global generator of 'torch'; leave seeding to the caller"),
+    ("rng_untouched", Seeding, "making the model seeds the global generator of 'torch'"),
     ("rng_untouched", SeedingLater, "forward in training mode seeds the global generator of 'python'; leave seeding"),
     ("rng_untouched", Drawing, "forward in eval mode draws from the global generator of 'torch'; leave seeding"),
     ("settings_untouched", Setting, "making the model changes the default dtype from torch.float32 to torch.float64"),

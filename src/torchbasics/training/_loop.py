@@ -14,6 +14,7 @@ from torchbasics.data._batch import Batch
 from torchbasics.training._metrics import (
     Metric,
     add_up_states,
+    bring,
     make_metrics,
     metric_state,
     number,
@@ -35,6 +36,7 @@ class Meter:
         self.wanted = metrics
         self.world = world
         self.metrics: dict[str, Metric] | None = None
+        self.device: torch.device | None = None  # to which they were brought
         self.sums: dict[str, float | Tensor] = {}
         self.weight = 0.0
         self.samples = 0
@@ -50,6 +52,10 @@ class Meter:
         if result.outputs is not None and result.targets is not None:
             if self.metrics is None:
                 self.metrics = self._kept(make_metrics(self.wanted, result.outputs, result.targets))
+            if self.device != result.outputs.device:
+                self.device = result.outputs.device
+                for metric in self.metrics.values():
+                    bring(metric, self.device)
             for metric in self.metrics.values():
                 metric.update(result.outputs, result.targets)
 
@@ -63,7 +69,7 @@ class Meter:
 
     def take(self, states: Sequence[Mapping[str, Any]]) -> None:
         """Set the sum of what `state_dict` returned in several processes."""
-        self.sums, self.weight, self.samples = {}, 0.0, 0
+        self.sums, self.weight, self.samples, self.device = {}, 0.0, 0, None
         for state in states:
             self.weight += state["weight"]
             self.samples += state["samples"]
@@ -100,6 +106,7 @@ class Meter:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Set what `state_dict` returned."""
         self.sums, self.weight, self.samples = dict(state["sums"]), state["weight"], state["samples"]
+        self.device = None
         if state["metrics"]:
             named = list(state["metrics"])  # what was chosen by the targets has a name
             self.metrics = self._kept(make_metrics(named if self.wanted is None else self.wanted))

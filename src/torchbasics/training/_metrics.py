@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Protocol, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchbasics import _checks
 from torchbasics.training._losses import is_classes
@@ -61,7 +61,7 @@ class Accuracy:
 
     def _count(self, hits: Tensor) -> None:
         right = hits.sum()
-        self.right += int(right) if right.is_cpu else right
+        self.right = self.right + (int(right) if right.is_cpu else right)
         self.total += hits.numel()
 
     def compute(self) -> float:
@@ -82,7 +82,7 @@ class Confusion:
         classes = outputs.shape[1]
         cells = targets.flatten() * classes + outputs.argmax(1).flatten()
         counts = torch.bincount(cells, minlength=classes * classes).view(classes, classes)
-        self.matrix = counts if self.matrix is None else self.matrix + counts
+        self.matrix = counts if self.matrix is None else self.matrix.to(counts.device) + counts
 
     def counts(self) -> Tensor:
         """Return the matrix (classes, classes) on the CPU."""
@@ -248,6 +248,7 @@ def metric_state(metric: Metric) -> dict[str, Any]:
         return {GATHERED: [list(batch) for batch in metric.batches], "before": metric.before}
     if isinstance(metric, Accuracy):
         metric.settle()
+        metric.right = int(metric.right)
     return {name: value for name, value in vars(metric).items() if name not in ("function", "hits")}
 
 
@@ -255,6 +256,12 @@ def set_metric_state(metric: Metric, state: Mapping[str, Any]) -> None:
     """Set what `metric_state` returned."""
     for name, value in state.items():
         setattr(metric, name, value)
+
+
+def bring(metric: Metric, device: torch.device) -> None:
+    """Move torchmetrics' object to where the outputs are; the others follow by themselves."""
+    if isinstance(metric, nn.Module):
+        metric.to(device)
 
 
 def _name(metric: Any) -> str:
