@@ -75,19 +75,19 @@ def test_pretrained_models_answer_as_on_the_cpu(name: str) -> None:
 @pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
 def test_stacked_cells_compute_what_cudnn_does(cell: Any) -> None:
     """Outputs and gradients of StackedRNN, on the GPU, with the same weights."""
-    ours: Any = models.StackedRNN(7, 9, 2, cell=cell, batch_first=True).double().cuda()
+    ours: Any = models.StackedRNN(7, 9, 2, cell=cell, batch_first=True).cuda()
     kind: Any = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}[cell]
-    theirs = kind(7, 9, 2, batch_first=True).double().cuda()
+    theirs = kind(7, 9, 2, batch_first=True).cuda()
     ours.load_state_dict(theirs.state_dict())
-    x = torch.randn(4, 5, 7, dtype=torch.float64, device="cuda")
+    x = torch.randn(4, 5, 7, device="cuda")
 
     a, b = ours(x)[0], theirs(x)[0]
-    torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(a, b)  # of float32
     a.square().sum().backward()
     b.square().sum().backward()
     other = dict(theirs.named_parameters())
     for key, mine in ours.named_parameters():
-        torch.testing.assert_close(mine.grad, other[key].grad, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(mine.grad, other[key].grad, rtol=1e-4, atol=1e-5)  # sums of 20
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_images_are_augmented_as_on_the_cpu() -> None:
 
 
 def test_a_cnn_learns_in_bfloat16() -> None:
-    """In channels_last, with what makes it fast: it learns where the bright patch is."""
+    """With what makes it fast: it learns where the bright patch is."""
     model = cnn()
     quiet(model, small_images(200), epochs=8, batch_size=20, device="auto", precision="bfloat16", fused=True, ema=0.9)
 
@@ -162,7 +162,6 @@ def test_a_run_that_crashed_ends_on_the_same_bits(precision: Any, fused: Any, st
     with pytest.raises(CrashError):
         go(tmp_path / "crashed", stop)
 
-    torch.cuda.manual_seed(99)
     assert equal(go(tmp_path / "crashed", 0), whole)
     assert histories[0] == histories[1]
 
@@ -176,7 +175,6 @@ def test_without_the_gpus_generator_the_comparison_fails(tmp_path: Path, monkeyp
         quiet(net(), *blobs(), callbacks=[CrashAt(17)], **options)
 
     monkeypatch.setattr(torch.cuda, "set_rng_state", lambda *_: None)
-    torch.cuda.manual_seed(99)
     resumed = net()
     quiet(resumed, *blobs(), **options)
 
@@ -216,13 +214,44 @@ def test_a_poisoned_batch_is_named_and_changes_nothing(sample: int, options: dic
     assert equal(model, before[caught.value.step - 1])
 
 
-def test_float16_scales_its_loss(tmp_path: Path) -> None:
-    """The scale is torch's, and is in the checkpoint."""
-    model = net()
-    history = quiet(model, *blobs(), epochs=20, batch_size=10, precision="float16", device="cuda", checkpoint=tmp_path)
+def test_a_loss_and_a_metric_of_ones_own_go_to_the_gpu(tmp_path: Path) -> None:
+    """With tensors of theirs, also after a crash within an epoch; the loss' weights of classes count."""
 
-    assert history[-1]["loss"] < history[0]["loss"]
-    assert evaluate(model, *blobs(), precision="float16")["accuracy"] > 0.8
+    class Right:
+        def __init__(self) -> None:
+            self.right, self.total = torch.zeros(()), torch.zeros(())
+
+        def update(self, outputs: Tensor, targets: Tensor) -> None:
+            self.right += (outputs.argmax(1) == targets).sum()
+            self.total += len(targets)
+
+        def compute(self) -> float:
+            return float(self.right / self.total)
+
+    def go(folder: Path, at: int) -> Any:
+        loss = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 0.5]))
+        options: dict[str, Any] = {"metrics": {"own": Right()}, "checkpoint": folder, "checkpoint_every": 5}
+        return quiet(net(), *blobs(), epochs=2, loss=loss, device="cuda", callbacks=[CrashAt(at)], **options)
+
+    whole = go(tmp_path / "whole", 0)
+    with pytest.raises(CrashError):
+        go(tmp_path / "crashed", 17)
+    resumed = go(tmp_path / "crashed", 0)
+
+    assert whole.columns == ["loss", "own", "seconds"]
+    assert resumed[-1]["own"] == whole[-1]["own"]
+
+
+def test_data_on_the_gpu_trains_a_model_wherever_it_is() -> None:
+    """Tensors and images are used where they are, or brought."""
+    inputs, targets = blobs()
+    history = quiet(net(), inputs.cuda(), targets.cuda(), epochs=1)
+    assert history[0]["loss"] == pytest.approx(quiet(net(), inputs, targets, epochs=1)[0]["loss"])
+
+    images = small_images()
+    there = data.Images(images.images.cuda(), images.targets.cuda())
+    found, expected = (quiet(cnn().cuda(), given, epochs=1, batch_size=8)[0] for given in (there, images))
+    assert found["loss"] == expected["loss"]
 
 
 def test_a_gan_learns_and_goes_on(tmp_path: Path) -> None:
@@ -265,13 +294,12 @@ def test_a_distance_is_the_one_of_the_cpu() -> None:
 
 
 def test_the_other_calls_work_there() -> None:
-    """find_lr, check, features, summary, a Dataset with workers, metrics."""
+    """find_lr, check, features, summary, predict."""
     model = net().cuda()
     search = training.find_lr(model, *blobs(), batch_size=10)
     assert search.suggestion > 0
     assert training.check(model, *blobs()) == []
     assert on_gpu(model)
-    quiet(model, Squares(), epochs=1, workers=1)
 
     cnn: Any = models.get_model("cnn", weights="DEFAULT").cuda()
     images = torch.rand(2, 1, 28, 28, device="cuda")

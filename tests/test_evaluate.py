@@ -199,6 +199,18 @@ def test_how_often_one_evaluates_changes_no_bit_of_training() -> None:
         assert history.column("loss") == losses.column("loss")
 
 
+def test_a_gpu_that_is_first_used_afterwards_starts_from_the_callers_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch keeps the last seed for the GPU's start: it must not be that of the evaluation."""
+    seeds: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    torch.manual_seed(42)
+    training.evaluate(nn.Linear(6, 3), *blobs())
+
+    assert set(seeds) == {0, 42}
+    assert seeds[-1] == 42
+
+
 @pytest.mark.parametrize("lost", ["forked", "modes_kept", "buffers_kept"])
 def test_without_putting_it_all_back_the_comparison_fails(lost: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Positive controls: generators; modes; buffers (here of a batch norm that never leaves training mode)."""

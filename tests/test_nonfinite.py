@@ -540,6 +540,21 @@ def test_a_flag_on_the_device_is_read_a_step_late_and_names_the_right_step(
     assert newest(tmp_path)["steps_done"] == (bad - 1) // 3 * 3
 
 
+def test_an_optimizer_of_ones_own_steps_again_after_it_was_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The flag is not left in it."""
+    model = make()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=True)
+    monkeypatch.setattr(_finite, "is_late", lambda step: True)
+    monkeypatch.setattr("torchbasics.training._step.finite", lambda loss: loss.detach())
+    with pytest.raises(NonFiniteError):
+        training.fit(model, Poisoned(2), epochs=1, batch_size=5, optimizer=optimizer, progress=False)
+
+    before = copy.deepcopy(model)
+    model(blobs()[0]).sum().backward()
+    optimizer.step()
+    assert not weights_equal(model, before)
+
+
 def test_a_flag_on_the_device_changes_no_bit_of_a_good_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same parameters with the flag and without."""
     one, other = make(), make()

@@ -55,7 +55,7 @@ class Weights:
 
     >>> card = get_weights("cnn")[0]
     >>> str(card), card.parameters, card.metrics["accuracy"], card.data["licence"]
-    ('cnn/fashion_mnist', 54840, 0.9266, 'MIT, copyright 2017 Zalando SE')
+    ('cnn/fashion_mnist', 54840, 0.9324, 'MIT, copyright 2017 Zalando SE')
     """
 
     model: str
@@ -121,7 +121,7 @@ def get_weights(name: str) -> tuple[Weights, ...]:
         ValueError: no model has this name.
 
     >>> [card.name for card in get_weights("cnn")]
-    ['fashion_mnist', 'fashion_mnist_wide']
+    ['fashion_mnist', 'fashion_mnist_deep', 'fashion_mnist_wide']
     >>> get_weights("cnn")[0].classes[:2]
     ('T-shirt/top', 'Trouser')
     """

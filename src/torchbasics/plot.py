@@ -214,7 +214,7 @@ def _pixels(images: Tensor) -> npt.NDArray[Any]:
         scaled = scaled if low >= 0 else (scaled + 1) / 2
     else:
         raise ValueError(f"images must be uint8 or floats, got {images.dtype}")
-    array: npt.NDArray[Any] = scaled.permute(0, 2, 3, 1).numpy()  # (N, H, W, C)
+    array: npt.NDArray[Any] = scaled.permute(0, 2, 3, 1).cpu().numpy()  # (N, H, W, C)
     return array[..., 0] if array.shape[-1] == 1 else array
 
 

@@ -37,6 +37,12 @@ class Batch(NamedTuple):
         """How many samples of the batch of all processes count."""
         return self.whole or self.counted
 
+    @property
+    def on_cpu(self) -> bool:
+        """Whether it is two plain tensors there, so that nothing needs to be moved."""
+        inputs, targets = self.inputs, self.targets
+        return isinstance(inputs, Tensor) and inputs.is_cpu and (targets is None or targets.is_cpu)
+
     def to(self, device: torch.device) -> Batch:
         """Return the batch on *device*."""
         targets = None if self.targets is None else self.targets.to(device, non_blocking=True)

@@ -66,6 +66,7 @@ class Images(Dataset[tuple[Tensor, int]]):
         >>> inputs.shape, inputs.max(), targets
         (torch.Size([2, 1, 28, 28]), tensor(1.), tensor([0, 1]))
         """
+        index = index.to(self.images.device)
         return _as_float(self.images.index_select(0, index)), self.targets.index_select(0, index)
 
     def __len__(self) -> int:

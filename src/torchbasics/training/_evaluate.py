@@ -264,8 +264,8 @@ def on_device(model: nn.Module, device: torch.device | str | None) -> Iterator[t
     from torchbasics._env import device as named
 
     there = named(str(device))
-    model.to(there)
     try:
+        model.to(there)
         yield there
     finally:
         model.to(first)

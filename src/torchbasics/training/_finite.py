@@ -69,14 +69,14 @@ class Late:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.raised: Tensor = torch.zeros((), device=device)
-        self.one: Tensor = torch.ones((), device=device)
+        self.raised: Tensor = torch.zeros((), dtype=torch.float32, device=device)
+        self.one: Tensor = torch.ones((), dtype=torch.float32, device=device)
         self.reading: tuple[Tensor, Any] | None = None
 
     def look(self, optimizer: Optimizer, losses: Iterable[Tensor]) -> None:
         """Take in the gradients and *losses*, and hand the flag to the optimizer."""
         for loss in losses:
-            torch.maximum(self.raised, (~loss.isfinite()).float(), out=self.raised)
+            torch.maximum(self.raised, (~loss.isfinite().all()).float(), out=self.raised)
         grads = gradients(optimizer)
         torch._amp_foreach_non_finite_check_and_unscale_(grads, self.raised, self.one)
         optimizer.found_inf = self.raised  # type: ignore[attr-defined]  # as torch's own GradScaler does
@@ -87,7 +87,7 @@ class Late:
         if self.raised.is_cuda:  # pragma: no cover  # CUDA
             host = torch.empty((), pin_memory=True).copy_(self.raised, non_blocking=True)
             event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            event.record()
+            event.record(torch.cuda.current_stream(self.raised.device))
         else:
             host = self.raised.clone()
         self.reading = host, event
@@ -385,11 +385,15 @@ def _generators(step: Step) -> list[Tensor]:
     """The generators that layers draw from; reading them waits for nothing."""
     states = [torch.default_generator.get_state()]
     if step.device == "cuda":
-        states.append(torch.cuda.get_rng_state())  # pragma: no cover  # CUDA
+        states.append(torch.cuda.get_rng_state(_place(step)))  # pragma: no cover  # CUDA
     return states
 
 
 def _set_generators(step: Step, states: list[Tensor]) -> None:
     torch.set_rng_state(states[0])
     if step.device == "cuda":
-        torch.cuda.set_rng_state(states[1])  # pragma: no cover  # CUDA
+        torch.cuda.set_rng_state(states[1], _place(step))  # pragma: no cover  # CUDA
+
+
+def _place(step: Step) -> torch.device:
+    return next(step.model.parameters()).device

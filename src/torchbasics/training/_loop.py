@@ -36,7 +36,7 @@ class Meter:
         self.wanted = metrics
         self.world = world
         self.metrics: dict[str, Metric] | None = None
-        self.device: torch.device | None = None  # to which they were brought
+        self.brought = False  # whether they are where the outputs are
         self.sums: dict[str, float | Tensor] = {}
         self.weight = 0.0
         self.samples = 0
@@ -52,10 +52,10 @@ class Meter:
         if result.outputs is not None and result.targets is not None:
             if self.metrics is None:
                 self.metrics = self._kept(make_metrics(self.wanted, result.outputs, result.targets))
-            if self.device != result.outputs.device:
-                self.device = result.outputs.device
+            if not self.brought and isinstance(result.outputs, Tensor):
                 for metric in self.metrics.values():
-                    bring(metric, self.device)
+                    bring(metric, result.outputs.device)
+                self.brought = True
             for metric in self.metrics.values():
                 metric.update(result.outputs, result.targets)
 
@@ -69,7 +69,7 @@ class Meter:
 
     def take(self, states: Sequence[Mapping[str, Any]]) -> None:
         """Set the sum of what `state_dict` returned in several processes."""
-        self.sums, self.weight, self.samples, self.device = {}, 0.0, 0, None
+        self.sums, self.weight, self.samples = {}, 0.0, 0
         for state in states:
             self.weight += state["weight"]
             self.samples += state["samples"]
@@ -106,7 +106,6 @@ class Meter:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Set what `state_dict` returned."""
         self.sums, self.weight, self.samples = dict(state["sums"]), state["weight"], state["samples"]
-        self.device = None
         if state["metrics"]:
             named = list(state["metrics"])  # what was chosen by the targets has a name
             self.metrics = self._kept(make_metrics(named if self.wanted is None else self.wanted))
@@ -137,7 +136,7 @@ def run_epoch(
     torch.empty(2**25 - 2**13, dtype=torch.uint8, device="cpu")
     with closing(batches):  # and with them their workers, which after an error the traceback would keep alive
         for batch in batches:
-            here = batch if device.type == "cpu" else batch.to(device)
+            here = batch if device.type == "cpu" and batch.on_cpu else batch.to(device)
             result = do(here)
             if not batch.idle:
                 meter.add(result, batch.size)

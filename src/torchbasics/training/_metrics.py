@@ -61,7 +61,7 @@ class Accuracy:
 
     def _count(self, hits: Tensor) -> None:
         right = hits.sum()
-        self.right = self.right + (int(right) if right.is_cpu else right)
+        self.right += int(right) if right.is_cpu else right
         self.total += hits.numel()
 
     def compute(self) -> float:
@@ -82,7 +82,7 @@ class Confusion:
         classes = outputs.shape[1]
         cells = targets.flatten() * classes + outputs.argmax(1).flatten()
         counts = torch.bincount(cells, minlength=classes * classes).view(classes, classes)
-        self.matrix = counts if self.matrix is None else self.matrix.to(counts.device) + counts
+        self.matrix = counts if self.matrix is None else self.matrix + counts
 
     def counts(self) -> Tensor:
         """Return the matrix (classes, classes) on the CPU."""
@@ -259,9 +259,11 @@ def set_metric_state(metric: Metric, state: Mapping[str, Any]) -> None:
 
 
 def bring(metric: Metric, device: torch.device) -> None:
-    """Move torchmetrics' object to where the outputs are; the others follow by themselves."""
-    if isinstance(metric, nn.Module):
+    """Move a metric, and what a checkpoint has given it, to where the outputs are."""
+    if isinstance(metric, nn.Module):  # torchmetrics
         metric.to(device)
+    else:
+        set_metric_state(metric, {k: v.to(device) for k, v in vars(metric).items() if isinstance(v, Tensor)})
 
 
 def _name(metric: Any) -> str:

@@ -57,3 +57,5 @@ def forked(seed: int | None = None) -> Iterator[None]:
         yield
     finally:
         set_state(state)
+        if seed is not None and not state["cuda"]:  # a GPU's first use takes the seed that was given last
+            torch.cuda.manual_seed_all(torch.initial_seed())

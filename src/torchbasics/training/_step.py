@@ -187,10 +187,11 @@ class Step(ABC):
             if self.scaler.get_scale() < LEAST_SCALE:  # on a device the loss has been waited for
                 check_gradients(optimizer, norm, [])
             self.scaler.step(optimizer)
-            optimizer._opt_called = True  # type: ignore[attr-defined]  # one left out is no mistake, of which torch would warn
+            optimizer._opt_called = True  # type: ignore[attr-defined]  # one that is left out is meant
         elif self.late is not None:
             self.late.look(optimizer, losses)
             step(optimizer)
+            del optimizer.found_inf  # type: ignore[attr-defined]  # or one's own would never step again after an error
         else:
             self._check(optimizer, norm, losses)
             step(optimizer)

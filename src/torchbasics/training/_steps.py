@@ -44,6 +44,9 @@ class Supervised(Step):
     def bind(self, model: nn.Module, recipe: Recipe) -> None:
         """Take the model."""
         super().bind(model, recipe)
+        place = next((p.device for p in model.parameters()), None)
+        if place is not None and isinstance(recipe.loss, nn.Module):  # it may have weights of classes
+            recipe.loss.to(place)
         self.trained: nn.Module = model  # what learns; of several processes in torch's wrapper, but for a function
         self.forward: Callable[..., Any] = torch.compile(model) if recipe.compile else model
         self.learn: Callable[..., Any] = self.forward

@@ -120,7 +120,7 @@ def grid(images: Tensor, captions: Sequence[tuple[str, bool]] = ()) -> np.ndarra
     for i, image in enumerate(images):
         x, y = i % 8 * SIDE, i // 8 * height
         pixels = (image.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
-        array = pixels.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
+        array = pixels.expand(3, -1, -1).permute(1, 2, 0).contiguous().cpu().numpy()
         sheet.paste(Image.fromarray(array).resize((SIDE - 2, SIDE - 2), Image.Resampling.NEAREST), (x + 1, y + 1))
         if captions:
             text, right = captions[i]
