@@ -55,7 +55,7 @@ OF_LARGER = Recipe(
 SPECS: dict[str, dict[str, Any]] = {
     "cnn/fashion_mnist_wide": {
         "default": False,
-        "description": "A larger network of the same kind: more accurate, and the teacher of the smaller ones.",
+        "description": "A larger network of the same kind: more accurate, and the teacher of mlp and rnn_classifier.",
         "config": LARGER,
         "batch_norm": False,
         "teacher": None,
@@ -138,7 +138,8 @@ SPECS: dict[str, dict[str, Any]] = {
             "Draws grey pictures of 28x28 in a black border of 2 pixels that look like those of Fashion-MNIST; some "
             "show no piece of clothing. The Fréchet distance is that of the features of a small network: it compares "
             "with distances by the same weights alone. And it flatters this model beside others: while it learned, "
-            "mean and covariance of such features were matched, in the network that taught the one that measures. "
+            "mean and covariance of such features were matched, in a network of the same kind as the one that "
+            "measures. "
             "Not for decisions about people."
         ),
         "recipe": Recipe(

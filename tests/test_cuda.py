@@ -214,32 +214,58 @@ def test_a_poisoned_batch_is_named_and_changes_nothing(sample: int, options: dic
     assert equal(model, before[caught.value.step - 1])
 
 
+def test_float16_learns() -> None:
+    """Its updates are made, with the scale of torch's scaler."""
+    model = net()
+    history = quiet(model, *blobs(), epochs=20, batch_size=10, precision="float16", device="cuda")
+
+    assert history[-1]["loss"] < 0.7 * history[0]["loss"]
+    assert evaluate(model, *blobs(), precision="float16")["accuracy"] > 0.8
+
+
+def test_workers_read_for_a_model_on_the_gpu() -> None:
+    """The same samples as without."""
+    found, expected = (quiet(net().cuda(), Squares(), epochs=1, workers=workers)[0] for workers in (1, 0))
+    assert found["loss"] == expected["loss"]
+
+
 def test_a_loss_and_a_metric_of_ones_own_go_to_the_gpu(tmp_path: Path) -> None:
     """With tensors of theirs, also after a crash within an epoch; the loss' weights of classes count."""
 
     class Right:
         def __init__(self) -> None:
-            self.right, self.total = torch.zeros(()), torch.zeros(())
+            self.there: Any = 0  # on the GPU from the first batch on
+            self.here = torch.zeros(())
 
         def update(self, outputs: Tensor, targets: Tensor) -> None:
-            self.right += (outputs.argmax(1) == targets).sum()
-            self.total += len(targets)
+            right = (outputs.argmax(1) == targets).sum()
+            self.there += right
+            self.here += right.cpu()
 
         def compute(self) -> float:
-            return float(self.right / self.total)
+            assert float(self.there) == float(self.here)
+            return float(self.here)
 
-    def go(folder: Path, at: int) -> Any:
-        loss = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 0.5]))
+    loss = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 0.5]))
+
+    def go(folder: Path, at: int, device: str = "cuda") -> Any:
         options: dict[str, Any] = {"metrics": {"own": Right()}, "checkpoint": folder, "checkpoint_every": 5}
-        return quiet(net(), *blobs(), epochs=2, loss=loss, device="cuda", callbacks=[CrashAt(at)], **options)
+        torch.manual_seed(0)
+        model = models.MLP(6, (16,), 3, batch_norm=True).double()
+        inputs, targets = blobs()
+        given: dict[str, Any] = {"loss": loss.double(), "device": device, "callbacks": [CrashAt(at)], **options}
+        return quiet(model, inputs.double(), targets, epochs=2, **given)
 
     whole = go(tmp_path / "whole", 0)
     with pytest.raises(CrashError):
         go(tmp_path / "crashed", 17)
     resumed = go(tmp_path / "crashed", 0)
 
-    assert whole.columns == ["loss", "own", "seconds"]
     assert resumed[-1]["own"] == whole[-1]["own"]
+    on_cpu = go(tmp_path / "cpu", 0, "cpu")
+    assert [row["loss"] for row in whole] == pytest.approx([row["loss"] for row in on_cpu], rel=1e-9)
+    assert loss.weight is not None
+    assert loss.weight.device.type == "cpu", "one's own stays where it is"
 
 
 def test_data_on_the_gpu_trains_a_model_wherever_it_is() -> None:

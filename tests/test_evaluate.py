@@ -204,6 +204,7 @@ def test_a_gpu_that_is_first_used_afterwards_starts_from_the_callers_seed(monkey
     seeds: list[int] = []
     monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: True)
     torch.manual_seed(42)
     training.evaluate(nn.Linear(6, 3), *blobs())
 

@@ -135,7 +135,7 @@ def _keep(
     path = folder / "model.safetensors"
     io.save(model, path, history=history, metadata=metadata)
     generates: Any = getattr(model, "noise", None)
-    inputs = test if generates is None else generates(SAMPLES)
+    inputs = test[:SAMPLES] if generates is None else generates(SAMPLES).cpu()
     trained, loaded = predict(model, inputs, device="cpu"), predict(io.load(path), inputs)
     if not torch.equal(trained, loaded):  # on the CPU the same computation gives the same bits
         raise RuntimeError(f"the model loaded from {str(path)!r} does not predict what the trained one does")

@@ -39,14 +39,15 @@ class Batch(NamedTuple):
 
     @property
     def on_cpu(self) -> bool:
-        """Whether it is two plain tensors there, so that nothing needs to be moved."""
+        """Whether it is plain tensors there, so that nothing needs to be moved."""
         inputs, targets = self.inputs, self.targets
         return isinstance(inputs, Tensor) and inputs.is_cpu and (targets is None or targets.is_cpu)
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on *device*."""
-        targets = None if self.targets is None else self.targets.to(device, non_blocking=True)
-        return self._replace(inputs=each(self.inputs, lambda t: t.to(device, non_blocking=True)), targets=targets)
+        late = device.type != "cpu"  # there nothing would wait for the copy
+        targets = None if self.targets is None else self.targets.to(device, non_blocking=late)
+        return self._replace(inputs=each(self.inputs, lambda t: t.to(device, non_blocking=late)), targets=targets)
 
     def channels_last(self) -> Batch:
         """Return the batch with images in channels_last, in which convolutions are faster on most devices."""

@@ -85,7 +85,7 @@ class Late:
         """Start to copy the flag to the host."""
         event: Any = None
         if self.raised.is_cuda:  # pragma: no cover  # CUDA
-            host = torch.empty((), pin_memory=True).copy_(self.raised, non_blocking=True)
+            host = torch.empty((), device="cpu", pin_memory=True).copy_(self.raised, non_blocking=True)
             event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record(torch.cuda.current_stream(self.raised.device))
         else:

@@ -18,6 +18,7 @@ from torchbasics.training._metrics import (
     make_metrics,
     metric_state,
     number,
+    on_gpu,
     restored,
     summable,
 )
@@ -37,6 +38,7 @@ class Meter:
         self.world = world
         self.metrics: dict[str, Metric] | None = None
         self.brought = False  # whether they are where the outputs are
+        self.on_gpu: dict[str, list[str]] = {}  # what a checkpoint found there, by metric
         self.sums: dict[str, float | Tensor] = {}
         self.weight = 0.0
         self.samples = 0
@@ -53,8 +55,8 @@ class Meter:
             if self.metrics is None:
                 self.metrics = self._kept(make_metrics(self.wanted, result.outputs, result.targets))
             if not self.brought and isinstance(result.outputs, Tensor):
-                for metric in self.metrics.values():
-                    bring(metric, result.outputs.device)
+                for name, metric in self.metrics.items():
+                    bring(metric, result.outputs.device, self.on_gpu.get(name, ()))
                 self.brought = True
             for metric in self.metrics.values():
                 metric.update(result.outputs, result.targets)
@@ -101,11 +103,13 @@ class Meter:
             for name, metric in (self.metrics or {}).items()
         }
         sums = {name: float(value) for name, value in self.sums.items()}
-        return {"sums": sums, "weight": self.weight, "samples": self.samples, "metrics": metrics}
+        there = {name: on_gpu(metric) for name, metric in (self.metrics or {}).items()}
+        return {"sums": sums, "weight": self.weight, "samples": self.samples, "metrics": metrics, "on_gpu": there}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Set what `state_dict` returned."""
         self.sums, self.weight, self.samples = dict(state["sums"]), state["weight"], state["samples"]
+        self.brought, self.on_gpu = False, state["on_gpu"]
         if state["metrics"]:
             named = list(state["metrics"])  # what was chosen by the targets has a name
             self.metrics = self._kept(make_metrics(named if self.wanted is None else self.wanted))

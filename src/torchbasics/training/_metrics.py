@@ -82,7 +82,7 @@ class Confusion:
         classes = outputs.shape[1]
         cells = targets.flatten() * classes + outputs.argmax(1).flatten()
         counts = torch.bincount(cells, minlength=classes * classes).view(classes, classes)
-        self.matrix = counts if self.matrix is None else self.matrix + counts
+        self.matrix = counts if self.matrix is None else self.matrix.to(counts.device) + counts
 
     def counts(self) -> Tensor:
         """Return the matrix (classes, classes) on the CPU."""
@@ -258,12 +258,17 @@ def set_metric_state(metric: Metric, state: Mapping[str, Any]) -> None:
         setattr(metric, name, value)
 
 
-def bring(metric: Metric, device: torch.device) -> None:
-    """Move a metric, and what a checkpoint has given it, to where the outputs are."""
-    if isinstance(metric, nn.Module):  # torchmetrics
+def bring(metric: Metric, device: torch.device, names: Iterable[str] = ()) -> None:
+    """Move torchmetrics' object to where the outputs are; of others the tensors *names*, which were on a GPU."""
+    if isinstance(metric, nn.Module):
         metric.to(device)
-    else:
-        set_metric_state(metric, {k: v.to(device) for k, v in vars(metric).items() if isinstance(v, Tensor)})
+    for name in names:
+        setattr(metric, name, getattr(metric, name).to(device))
+
+
+def on_gpu(metric: Metric) -> list[str]:
+    """Return the names of the tensors in `metric_state` that are on a GPU."""
+    return [k for k, v in metric_state(metric).items() if isinstance(v, Tensor) and not v.is_cpu]
 
 
 def _name(metric: Any) -> str:

@@ -190,8 +190,10 @@ class Step(ABC):
             optimizer._opt_called = True  # type: ignore[attr-defined]  # one that is left out is meant
         elif self.late is not None:
             self.late.look(optimizer, losses)
-            step(optimizer)
-            del optimizer.found_inf  # type: ignore[attr-defined]  # or one's own would never step again after an error
+            try:
+                step(optimizer)
+            finally:
+                del optimizer.found_inf  # type: ignore[attr-defined]  # or one's own would not step again after an error
         else:
             self._check(optimizer, norm, losses)
             step(optimizer)

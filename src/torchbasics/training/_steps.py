@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -44,9 +45,6 @@ class Supervised(Step):
     def bind(self, model: nn.Module, recipe: Recipe) -> None:
         """Take the model."""
         super().bind(model, recipe)
-        place = next((p.device for p in model.parameters()), None)
-        if place is not None and isinstance(recipe.loss, nn.Module):  # it may have weights of classes
-            recipe.loss.to(place)
         self.trained: nn.Module = model  # what learns; of several processes in torch's wrapper, but for a function
         self.forward: Callable[..., Any] = torch.compile(model) if recipe.compile else model
         self.learn: Callable[..., Any] = self.forward
@@ -188,7 +186,7 @@ class Supervised(Step):
 
     def _made_loss(self, targets: Tensor) -> Loss:
         if self.loss is None:
-            self.loss = make_loss(self.recipe.loss, targets)
+            self.loss = make_loss(_with(self.model, self.recipe.loss), targets)
         return self.loss
 
     def _sums(self) -> bool:
@@ -196,6 +194,15 @@ class Supervised(Step):
 
     def _mean(self, value: Any, size: int) -> Any:
         return value / size if self._sums() else value
+
+
+def _with(model: nn.Module, loss: Any) -> Any:
+    """Return *loss*; of a module on the CPU, with weights of classes perhaps, a copy on the model's GPU."""
+    place = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    held = [*loss.parameters(), *loss.buffers()] if isinstance(loss, nn.Module) else []
+    if place.type == "cpu" or not held or not all(t.is_cpu for t in held):
+        return loss
+    return copy.deepcopy(loss).to(place)  # pragma: no cover  # CUDA
 
 
 STEPS: dict[str, Callable[[], Step]] = {"supervised": Supervised, "adversarial": Adversarial}
