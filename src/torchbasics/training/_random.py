@@ -57,6 +57,6 @@ def forked(seed: int | None = None) -> Iterator[None]:
         yield
     finally:
         set_state(state)
-        # A GPU that is first used later starts from the seed that was given last.
-        if seed is not None and not state["cuda"] and torch.backends.cuda.is_built():  # type: ignore[no-untyped-call]
+        built = torch.backends.cuda.is_built()  # type: ignore[no-untyped-call]  # torch gives it no types
+        if built and seed is not None and not state["cuda"]:  # a GPU's first use takes the seed that was given last
             torch.cuda.manual_seed_all(torch.initial_seed())

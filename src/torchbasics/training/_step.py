@@ -187,7 +187,7 @@ class Step(ABC):
             if self.scaler.get_scale() < LEAST_SCALE:  # on a device the loss has been waited for
                 check_gradients(optimizer, norm, [])
             self.scaler.step(optimizer)
-            optimizer._opt_called = True  # type: ignore[attr-defined]  # one that is left out is meant
+            optimizer._opt_called = True  # type: ignore[attr-defined]  # torch has no public name; leaving one out is meant
         elif self.late is not None:
             self.late.look(optimizer, losses)
             try:
