@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from benchmarks._measure import Part, Row
+from torchbasics import _env
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 def machine() -> dict[str, Any]:
     """Return what the figures depend on beside the code."""
     return {
-        "processor": f"{os.cpu_count()} cores, {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
+        "processor": f"{os.cpu_count()} cores, {platform.machine()}, {_env.instructions()}",
         "python": platform.python_version(),
         "torch": torch.__version__,
     }

@@ -11,12 +11,12 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torchbasics import _weights
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 ROOT = Path(__file__).resolve().parents[1]
 START, END = "<!-- weights -->\n", "<!-- /weights -->"
@@ -66,11 +66,12 @@ def page(card: _weights.Weights) -> str:
         parts += ["## Class by class\n", confusion(card)]
     how = [("command", f"`{training['command']}`")]
     if training["teacher"] is not None:
-        how += [("teacher", f"`{training['teacher']['weights']}`, shifts of {training['teacher']['shift']} pixel")]
+        teacher = training["teacher"]
+        how += [("teacher", f"{learned_from(teacher)}, shifts of {teacher['shift']} pixel")]
     if "classifier" in training:
         seen = "discriminators look at the images and at the outputs of all its layers but the last (arXiv:2111.01007)"
         matched = "in the second half of the updates, mean and covariance of these are matched, too (arXiv:2009.14075)"
-        how += [("classifier", f"`{training['classifier']}`: {seen}; {matched}")]
+        how += [("classifier", f"{learned_from(training['classifier'])}: {seen}; {matched}")]
     if training["batch_norm"]:
         how += [("batch norm", "one after each convolution while it learned, then made a part of the convolution")]
     how += [
@@ -80,6 +81,11 @@ def page(card: _weights.Weights) -> str:
     ]
     parts += ["## Trained\n", lines(("", ""), how), f"## Limits\n\n{card.limits}\n"]
     return "\n".join(parts)
+
+
+def learned_from(other: Mapping[str, Any]) -> str:
+    """Return which weights had a part in a training."""
+    return f"`{other['weights']}` (SHA-256 `{other['sha256'][:12]}`)"
 
 
 def measured(card: _weights.Weights) -> list[tuple[str, str]]:

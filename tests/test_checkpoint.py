@@ -729,19 +729,41 @@ def test_the_threads_of_the_run_are_set_and_put_back(tmp_path: Path) -> None:
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.parametrize(
+    ("capability", "bfloat16", "amx", "now"),
+    [
+        ("OTHER", True, False, "OTHER BF16"),
+        ("AVX512", False, False, "AVX512"),
+        ("AVX512", True, True, "AVX512 BF16 AMX"),
+    ],
+)
 def test_other_numerics_are_logged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    capability: str,
+    bfloat16: bool,
+    amx: bool,
+    now: str,
 ) -> None:
-    """Another torch goes on with the same order of data, and says that the last bits may differ."""
+    """Another processor goes on with the same order of data, and the log says that the last bits may differ."""
+
+    def processor(capability: str, bfloat16: bool, amx: bool) -> None:
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bfloat16)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+
+    processor("AVX512", True, False)
     quiet(make(), blobs(), epochs=1, schedule=None, checkpoint=tmp_path)
     assert not caplog.messages
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "OTHER")
+    processor(capability, bfloat16, amx)
 
     quiet(make(), blobs(), epochs=2, schedule=None, checkpoint=tmp_path)
 
     (message,) = caplog.messages
     assert re.fullmatch(
-        r"the run goes on with the same data order, but not .*: instructions was '.*' and is 'OTHER'", message
+        f"the run goes on with the same data order, but not .*: instructions was 'AVX512 BF16' and is '{now}'", message
     )
 
 

@@ -99,6 +99,8 @@ def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
             "evaluate full/text.safetensors",
             "'full/text.safetensors' is no safetensors file; give one that io.save or `torchbasics train` wrote",
         ),
+        ("evaluate nothing", "no file 'nothing', and no weights of this name; `torchbasics list` shows them"),
+        ("predict dcgan a.png", "'dcgan' draws images and sees none; torchbasics generate dcgan -o grid.png"),
         ("predict nothing.safetensors a.png", "no file 'nothing.safetensors'"),
         ("inspect full/text.safetensors", "'full/text.safetensors' is no safetensors file"),
         ("inspect", "the following arguments are required: FILE"),
@@ -134,6 +136,7 @@ def test_a_folder_without_the_files_is_told_in_one_line(
     monkeypatch.setattr("torchbasics.data._sets._download", lambda *args: None)
     line = told(capsys, *["train", "cnn", "--data", "fashion_mnist", "--root", "."])
     assert "'.' lacks files of Fashion-MNIST, plain or .gz: train-images-idx3-ubyte" in line
+    assert "name the folder that has them (root=, --root)" in line
     assert not list(here.iterdir())
 
 
@@ -143,7 +146,11 @@ def test_a_folder_without_the_files_is_told_in_one_line(
         ("predict cnn.safetensors missing.png", "'missing.png' is not a file; expected a PNG or JPEG image"),
         ("predict cnn.safetensors text.png", "'text.png' cannot be read as a PNG or JPEG image"),
         ("predict cnn.safetensors text.png --top 0", "--top must be at least 1, got 0"),
-        ("predict dcgan.safetensors image.png", "does not say which images it takes; save it with metadata="),
+        (
+            "predict dcgan.safetensors image.png",
+            "draws images and sees none; torchbasics generate dcgan.safetensors -o",
+        ),
+        ("predict mlp.safetensors image.png", "does not say which images it takes; save it with metadata="),
         ("predict odd.safetensors image.png", "names 2 classes, but its model tells 10 apart"),
         ("evaluate cnn.safetensors --data photos --size 28 --grey", "was trained for the classes ('T-shirt/top', "),
         ("evaluate cnn.safetensors --batch-size 0", "batch_size must be at least 1, got 0"),
@@ -174,6 +181,7 @@ def test_a_mistake_with_a_saved_model_is_told_in_one_line(
     io.save(models.get_model("cnn"), "cnn.safetensors", metadata={"classes": clothes, "data": "mini"})
     Path("cut.safetensors").write_bytes(Path("cnn.safetensors").read_bytes()[:-9])
     io.save(models.get_model("dcgan", width=2), "dcgan.safetensors")
+    io.save(models.get_model("mlp"), "mlp.safetensors")
     io.save(models.get_model("cnn"), "odd.safetensors", metadata={"classes": ["a", "b"]})
     torch.save(nn.Linear(1, 1), "whole.pt")
     torch.save(nn.Linear(1, 1).state_dict(), "state.pt")

@@ -129,7 +129,7 @@ def test_a_folder_without_the_files_is_named_with_what_is_missing(tmp_path: Path
     write(tmp_path, leave_out="t10k-labels-idx1-ubyte")
     message = (
         r"' lacks files of Fashion-MNIST, plain or .gz: t10k-labels-idx1-ubyte \(looked in 'FashionMNIST/raw', "
-        r"'fashion-mnist', '.' there\); name the folder that has them, or let download=True"
+        r"'fashion-mnist', '.' there\); name the folder that has them \(root=, --root\), or let download=True"
     )
     with pytest.raises(FileNotFoundError, match=message) as caught:
         data.fashion_mnist(tmp_path, download=False)

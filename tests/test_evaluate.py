@@ -391,6 +391,25 @@ def test_what_cannot_be_measured_is_refused(call: Any, message: str) -> None:
         call(models.MLP(6, (4,), 3), *blobs())
 
 
+@pytest.mark.parametrize("model", ["cnn", models.CNNModel], ids=["name", "class"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda model: training.evaluate(model, *blobs()),
+        lambda model: training.predict(model, blobs()[0]),
+        lambda model: training.fit(model, *blobs(), epochs=1),
+        lambda model: models.features(model, "fc1"),
+        models.freeze,
+    ],
+    ids=["evaluate", "predict", "fit", "features", "freeze"],
+)
+def test_what_is_no_module_is_refused(call: Any, model: Any) -> None:
+    with pytest.raises(
+        TypeError, match=r"^model must be a torch\.nn\.Module, got .*; models\.get_model\(name\) makes one$"
+    ):
+        call(model)
+
+
 def test_bytes_are_refused_by_name() -> None:
     """A user's own uint8 tensor is not converted behind his back."""
     inputs, _ = blobs()

@@ -58,6 +58,28 @@ def test_what_is_seen_is_what_the_classifier_sees() -> None:
     assert [x.shape[1] for x in seen] == [*classifier.channels, classifier.hidden]
 
 
+@pytest.mark.parametrize(
+    ("config", "shapes"),
+    [
+        ({"channels": (4, 6, 8), "image_size": 16}, [(4, 8, 8), (6, 4, 4), (8, 2, 2), (7,)]),
+        ({"channels": (4, 6, 8, 5)}, [(4, 14, 14), (6, 7, 7), (8, 3, 3), (5,), (7,)]),
+    ],
+)
+def test_one_pixel_is_looked_at_as_a_vector(config: dict[str, Any], shapes: list[tuple[int, ...]]) -> None:
+    """On it, a convolution with a stride has gradients of memory that nobody wrote, in bfloat16 on the CPU."""
+    torch.manual_seed(0)
+    gan: Any = models.DCGAN(width=4)
+    classifier = models.CNNModel(**config, hidden=7)
+    judge = FeatureDiscriminators(gan.discriminator, classifier, classifier.example_inputs().shape[-1])
+    images = gan.preprocess(some(12).inputs)
+
+    assert [tuple(x.shape[1:]) for x in judge.seen(images)] == shapes
+    logits = judge(images)
+    logits.square().mean().backward()
+    assert logits.shape == (12 * (len(shapes) + 1),)
+    assert all(p.grad is not None and p.grad.any() for p in judge.heads[len(shapes) - 2].parameters())
+
+
 def test_a_classifier_with_batch_norm_is_not_looked_through() -> None:
     """What the layers give without it is something else."""
     with pytest.raises(ValueError, match="batch norm"):

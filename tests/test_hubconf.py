@@ -262,8 +262,9 @@ def test_keywords_reach_the_model() -> None:
         ({"weights": "nothing"}, ValueError, "'stacked_rnn' has no weights, got weights='nothing'"),
         ({"pretrained": True}, ValueError, "'stacked_rnn' has no weights, got weights='DEFAULT'"),
         ({"pretrained": True, "weights": "a"}, TypeError, "weights='a' and pretrained=True say the same; give one"),
+        ({"pretrained": "yes"}, TypeError, "pretrained must be True or False, got 'yes'; weights='yes' names weights"),
     ],
-    ids=["unknown", "weights", "pretrained", "both"],
+    ids=["unknown", "weights", "pretrained", "both", "text"],
 )
 def test_keywords_that_mean_nothing_are_refused(keywords: dict[str, Any], error: type[Exception], message: str) -> None:
     """No keyword is passed over in silence."""

@@ -95,6 +95,14 @@ def test_an_unknown_name_is_answered_with_the_nearest() -> None:
         models.get_model("mpl")
 
 
+def test_the_name_of_weights_is_answered_with_the_call() -> None:
+    """What every listing prints is the name of a card; the model has another."""
+    with pytest.raises(ValueError, match=r"^unknown model 'cnn/a'; .* get_model\('cnn', weights='a'\)$"):
+        models.get_model("cnn/a")
+    with pytest.raises(ValueError, match=r"^unknown model 'cn/a'; "):
+        models.get_model("cn/a")
+
+
 def test_an_unknown_argument_is_answered_with_the_nearest() -> None:
     """A misspelt argument is named with the likely one."""
     with pytest.raises(TypeError, match=r"^'mlp': unknown argument 'hiden'; did you mean 'hidden'\?$"):
@@ -123,6 +131,25 @@ def test_a_model_of_ones_own_is_registered() -> None:
         assert isinstance(models.get_model("scale", size=4), Scale)
     finally:
         _zoo.forget("scale")
+
+
+@pytest.mark.parametrize(
+    ("register", "message"),
+    [
+        (lambda: models.register(nn.Identity), r'^write @register\("name"\), .*, got <class .*Identity'),  # type: ignore[arg-type]  # the mistake
+        (lambda: models.register("scale")(lambda: 3), "^register takes a class of .*, got <function .* for 'scale'$"),  # type: ignore[type-var]  # the mistake
+        (lambda: models.register("scale")(dict), "^register takes a class of torch.nn.Module, got <class 'dict'>"),  # type: ignore[type-var]  # the mistake
+        (
+            lambda: models.register("scale", defaults={"in_feature": 3})(nn.Linear),
+            "^'scale': unknown argument 'in_feature'; did you mean 'in_features'",
+        ),
+    ],
+    ids=["no name", "function", "no module", "defaults"],
+)
+def test_what_is_no_model_is_not_registered(register: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        register()
+    assert "scale" not in models.list_models()
 
 
 def test_a_name_of_ours_is_taken() -> None:

@@ -217,8 +217,9 @@ def test_the_head_of_our_models_is_their_last_layer(name: str) -> None:
         (nn.Linear(2, 2), (), "^Linear has no layer before its head that could be frozen; name the layers$"),
         (nn.Sequential(nn.Linear(2, 2)), (), "^Sequential has no layer before its head that could be frozen"),
         (nn.ReLU(), (), "^ReLU has no layer before its head that could be frozen"),
+        (models.DCGAN(width=4), (), "^DCGAN is two networks, each with a head; name the layers$"),
     ],
-    ids=["unknown", "one layer", "one inside", "none"],
+    ids=["unknown", "one layer", "one inside", "none", "two networks"],
 )
 def test_what_cannot_be_frozen_is_said(model: nn.Module, names: tuple[str, ...], message: str) -> None:
     """Nothing is frozen then."""

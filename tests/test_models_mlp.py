@@ -40,6 +40,17 @@ def test_options_add_their_layers_in_order() -> None:
     assert [m.bias for m in model.net if isinstance(m, nn.Linear)] == [None, None]
 
 
+def test_weights_fit_with_dropout_and_without() -> None:
+    """It has no name of its own among the numbers, so that a trained model may be trained on with it."""
+    plain, dropped = (MLP(6, (5, 4), 3, batch_norm=True, dropout=dropout).eval() for dropout in (0.0, 0.5))
+    inputs = torch.randn(2, 6)
+
+    assert not torch.equal(dropped(inputs), plain(inputs))
+    dropped.load_state_dict(plain.state_dict())
+    assert torch.equal(dropped(inputs), plain(inputs))
+    assert list(dict(dropped.net.named_children())) == ["0", "1", "2", "dropout1", "3", "4", "5", "dropout2", "6"]
+
+
 def test_images_are_flattened() -> None:
     """Everything after the first dimension is one sample's values."""
     model = MLP(12, (5,), 3)

@@ -517,6 +517,9 @@ def test_what_is_not_installed_is_skipped(module: str, monkeypatch: pytest.Monke
         (Net, SHAPE, {"batch_dim": 4}, ValueError, r"at most 3 for samples of shape \(2, 4, 4\), got 4"),
         (Net, SHAPE, {"batch_dim": -1}, ValueError, "batch_dim must be at least 0, got -1"),
         (lambda: "net", SHAPE, {}, TypeError, "make must return a module, got str"),
+        (Net(), SHAPE, {}, TypeError, "make must be a class, or a function without arguments, .*, got a Net"),
+        ("net", SHAPE, {}, TypeError, "make must be a class, or a function without arguments, .*, got 'net'"),
+        (Net, 8, {}, TypeError, r"input_shape must be a tuple, the shape of one sample, such as \(1, 28, 28\), got 8"),
         (lambda: ONE, SHAPE, {}, ValueError, "a new module at each call, and returns one Net again"),
     ],
 )

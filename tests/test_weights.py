@@ -116,6 +116,15 @@ def test_a_card_is_complete(card: _weights.Weights) -> None:
     assert len(card.metrics["seeds"]["values"]) >= 3
 
 
+def test_the_weights_that_had_a_part_in_a_training_are_those_of_the_package() -> None:
+    """So that it can be done again: a teacher that was trained anew would teach something else."""
+    others = [card.training.get(key) for card in _weights.all_cards() for key in ("teacher", "classifier")]
+    then = {other["weights"]: other["sha256"] for other in others if other}
+
+    assert then
+    assert then == {name: _weights.find_named(name).sha256 for name in then}
+
+
 @every_card
 def test_the_deviation_over_seeds_is_that_of_the_values(card: _weights.Weights) -> None:
     seeds = card.metrics["seeds"]
@@ -373,10 +382,20 @@ def test_transforms_scale_images_of_other_sizes() -> None:
         (torch.zeros(2, 1, 28, 28), TypeError, r"images must be uint8 \(0 to 255\), got torch\.float32"),
         (torch.zeros(2, 3, 28, 28, dtype=torch.uint8), ValueError, r"shape \(2, 3, 28, 28\), but .* \(N, 1, H, W\)"),
         (torch.zeros(28, 28, dtype=torch.uint8), ValueError, r"shape \(28, 28\), but this model needs \(N, 1, H, W\)"),
+        (
+            "a.png",
+            TypeError,
+            r"a uint8 tensor, got str; torchbasics.data.read_image\(path\)\[None\] makes one of a file",
+        ),
+        (
+            torch.zeros(2, 1, 28, 28, dtype=torch.uint8).numpy(),
+            TypeError,
+            r"got ndarray; .* torch\.from_numpy\(\.\.\.\)",
+        ),
     ],
-    ids=["float", "colour", "one"],
+    ids=["float", "colour", "one", "path", "array"],
 )
-def test_transforms_refuse_what_they_cannot_turn(images: torch.Tensor, error: type[Exception], message: str) -> None:
+def test_transforms_refuse_what_they_cannot_turn(images: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         models.get_weights("cnn")[0].transforms()(images)
 
@@ -556,7 +575,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         gan = {
             **make.SPECS["dcgan/fashion_mnist"],
             "config": {"width": 4, "latent_dim": 8},
-            "classifier": "cnn/teacher",
+            "classifier": {"weights": "cnn/teacher"},
         }
         gan["recipe"] = gan["recipe"].replace(epochs=1)
         specs = {"cnn/teacher": alone, "cnn/fashion_mnist": taught, "dcgan/fashion_mnist": gan}
@@ -694,6 +713,20 @@ def test_an_accuracy_that_is_not_found_again_is_an_error(
     assert "is not within 0.003 of the card's" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("name", "key"), [("cnn/fashion_mnist", "teacher"), ("dcgan/fashion_mnist", "classifier")])
+def test_a_training_with_other_weights_than_then_is_refused(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, key: str
+) -> None:
+    """Before it begins: what was taught by another teacher would be something else."""
+    folder = tmp_path / "weights"
+    shutil.copytree(made, folder)
+    edit_card(folder, name.replace("/", "-"), lambda card: card["training"][key].update(sha256="0" * 64))
+
+    assert reproduce(folder, tmp_path, monkeypatch, name) == 2
+    assert f"and the training was with {'0' * 64}" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_distance_that_is_further_is_an_error(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -708,7 +741,8 @@ def test_a_distance_that_is_further_is_an_error(
 
     assert reproduce(folder, tmp_path, monkeypatch, "dcgan") == 2
     assert "is more than 1.5 times the card's" in capsys.readouterr().err
-    assert reproduce(folder, tmp_path, monkeypatch, "dcgan", "--seed", "1") == 0
+    other = 1 - _weights.find_named("dcgan").training["recipe"]["seed"]  # of the two that were trained
+    assert reproduce(folder, tmp_path, monkeypatch, "dcgan", "--seed", str(other)) == 0
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert not report["same_bits"]
     assert report["frechet_distance"] == _weights.find_named("dcgan").metrics["seeds"]["values"][1]

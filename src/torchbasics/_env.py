@@ -12,6 +12,7 @@ import torch
 import torchbasics
 
 # The packages of each extra, as in pyproject.toml.
+_OF_BFLOAT16 = {"BF16": "_is_avx512_bf16_supported", "AMX": "_is_amx_tile_supported"}  # in torch.cpu: not public in 2.6
 _EXTRAS = {
     "vision": ("torchvision",),
     "tensorboard": ("tensorboard",),
@@ -44,6 +45,18 @@ def device(name: str | torch.device = "auto") -> torch.device:
     return torch.device(name)
 
 
+def instructions() -> str:
+    """Return the processor's instructions on which last bits depend, such as "AVX2" or "AVX512 BF16 AMX".
+
+    The last two sum products of bfloat16 in other orders.
+    """
+    found = [torch.backends.cpu.get_cpu_capability()]
+    for name, of_torch in _OF_BFLOAT16.items():
+        if getattr(torch.cpu, of_torch, bool)():  # False where torch has it no longer
+            found.append(name)
+    return " ".join(found)
+
+
 def info() -> dict[str, Any]:
     """Return what a report of a problem needs, as plain JSON data; no extra is imported for it.
 
@@ -60,7 +73,7 @@ def info() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": {
-            "capability": torch.backends.cpu.get_cpu_capability(),
+            "capability": instructions(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
             "interop_threads": torch.get_num_interop_threads(),

@@ -144,8 +144,23 @@ def buffers_kept(model: nn.Module) -> Iterator[None]:
         buffers.restore()
 
 
+def check_module(model: nn.Module) -> None:
+    """Refuse what is no module.
+
+    Raises:
+        TypeError: it is something else, such as the name of a model, or a class.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {model!r}; models.get_model(name) makes one")
+
+
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the model inside what ``torch.compile`` and the parallel wrappers put around it."""
+    """Return the model inside what ``torch.compile`` and the parallel wrappers put around it.
+
+    Raises:
+        TypeError: *model* is no module.
+    """
+    check_module(model)
     parallel = nn.DataParallel, nn.parallel.DistributedDataParallel
     while isinstance(model, parallel) or hasattr(model, "_orig_mod"):
         model = model.module if isinstance(model, parallel) else model._orig_mod  # type: ignore[assignment]  # a module

@@ -36,6 +36,11 @@ class Transforms(nn.Module):
             TypeError: *images* are not uint8.
             ValueError: they have another number of channels or of dimensions.
         """
+        if not isinstance(images, Tensor):
+            raise TypeError(
+                f"images must be a uint8 tensor, got {type(images).__name__}; torchbasics.data.read_image(path)[None] "
+                "makes one of a file, torch.from_numpy(...) of an array"
+            )
         if images.dtype != torch.uint8:
             raise TypeError(f"images must be uint8 (0 to 255), got {images.dtype}")
         channels, *size = self.shape

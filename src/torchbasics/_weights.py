@@ -45,9 +45,9 @@ class Weights:
             draws images: "frechet_distance" to the test images, its "draws", "train_test", the distance of training
             images, "features", the weights that see them.
         training: How they were made: "recipe", as `torchbasics.training.fit` takes it, "batch_norm", whether one was
-            made a part of each convolution afterwards, "teacher", "classifier", through which the discriminators of a
-            GAN looked, where there was one, "threads", "seconds" of processor time, "torch", "cpu"; and "command",
-            which does it again.
+            made a part of each convolution afterwards, "teacher", and "classifier", through which the discriminators of
+            a GAN looked, where there was one, each with its "sha256", "threads", "seconds" of processor time, "torch",
+            "cpu"; and "command", which does it again.
         latency: Milliseconds of one thread, for batches of one and of many.
         limits: What they are not for.
         torch: The range of versions that they work with.

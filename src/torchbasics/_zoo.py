@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from torchbasics import _checks, _third_party
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from torch import nn
 
@@ -68,6 +68,7 @@ def register(name: str, *, defaults: Mapping[str, object] | None = None) -> Call
         defaults: Arguments for ``get_model(name)`` where the user gives none; they make it callable without any.
 
     Raises:
+        TypeError: *name* is no string, what is registered no class, or its constructor has no argument of *defaults*.
         ValueError: *name* is no identifier, another class has it, here or by what an installed package declares, or
             the constructor has an argument that `get_model` could not pass on: "name" or "weights".
 
@@ -81,10 +82,17 @@ def register(name: str, *, defaults: Mapping[str, object] | None = None) -> Call
     Scale(in_features=3, out_features=3, bias=False)
     >>> forget("scale")
     """
+    if not isinstance(name, str):
+        raise TypeError(f'write @register("name"), with the name that get_model calls it, got {name!r}')
     if not name.isidentifier():
         raise ValueError(f"a model's name must be an identifier, got {name!r}")
 
     def add(cls: M) -> M:
+        from torch import nn  # the class is of torch, so it is there
+
+        given: Any = cls
+        if not (isinstance(given, type) and issubclass(given, nn.Module)):
+            raise TypeError(f"register takes a class of torch.nn.Module, got {cls!r} for {name!r}")
         path = f"{cls.__module__}:{cls.__qualname__}"
         taken = _owner(name, cls)
         if taken not in ("", path):  # the same class may come again: a notebook cell run twice
@@ -92,6 +100,8 @@ def register(name: str, *, defaults: Mapping[str, object] | None = None) -> Call
         own = [p for p in parameters(cls) if p in ("name", "weights")]
         if own:
             raise ValueError(f"{cls.__qualname__} has an argument {own[0]!r}, which get_model has too; rename it")
+        for key in defaults or {}:
+            _check_argument(name, key, parameters(cls))
         _entries[name] = Entry(name, cls, dict(defaults or {}))
         return cls
 
@@ -107,6 +117,13 @@ def _owner(name: str, cls: type[nn.Module]) -> str:
     others = declared().get(name, ())
     allowed = any(other.is_home_of(cls) or other.names(cls) for other in others)
     return "" if allowed else " and ".join(map(str, others))
+
+
+def _check_argument(name: str, key: str, known: Iterable[str]) -> None:
+    try:
+        _checks.choice("argument", key, known)
+    except ValueError as e:
+        raise TypeError(f"{name!r}: {e}") from None
 
 
 def forget(name: str) -> None:
@@ -171,11 +188,7 @@ def build(name: str, **config: object) -> nn.Module:
     made = entry(name)
     known = parameters(made.cls)
     for key in config:
-        if key not in known:
-            try:
-                _checks.choice("argument", key, known)
-            except ValueError as e:
-                raise TypeError(f"{name!r}: {e}") from None
+        _check_argument(name, key, known)
     return made.cls(**{**made.defaults, **config})
 
 

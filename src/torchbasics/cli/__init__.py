@@ -185,7 +185,7 @@ def _add_convert(command: argparse.ArgumentParser) -> None:
 
 
 def _add_export(command: argparse.ArgumentParser) -> None:
-    command.add_argument("file", metavar="FILE", help="what train or io.save wrote")
+    command.add_argument("file", metavar="MODEL", help=SAVED)
     command.add_argument("out", metavar="OUT", help="the file to write: .pt2 (torch.export) or .onnx")
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torchbasics.data import Images
 
 HEAD_WIDTH = 64  # of each small discriminator
-MATCHING_WEIGHT = 10.0  # of the matching of moments beside the discriminators
+MATCHING_WEIGHT = 20.0  # of the matching of moments beside the discriminators
 MATCHED_FROM = 0.5  # of the updates on: before, at a high learning rate, images got worse with it
 
 
@@ -51,7 +51,9 @@ class FeatureDiscriminators(nn.Module):
         self.image_size = image_size
         frozen = classifier.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self.classifier = (frozen,)  # in a tuple: it is no part of what learns
-        self.heads = nn.ModuleList([*map(_of_maps, classifier.channels), _of_vectors(classifier.hidden)])
+        with torch.no_grad():
+            seen = self.seen(frozen.example_inputs())
+        self.heads = nn.ModuleList([(_of_maps if x.ndim == 4 else _of_vectors)(x.shape[1]) for x in seen])
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits of being real."""
@@ -63,7 +65,7 @@ class FeatureDiscriminators(nn.Module):
         return torch.cat([*of_layers, self.plain(images)])
 
     def seen(self, images: Tensor) -> list[Tensor]:
-        """Return what each layer but the last gives for *images*: (N, C, H, W) of convolutions, then (N, C)."""
+        """Return what each layer but the last gives for *images*: (N, C, H, W), or (N, C) of one pixel or of none."""
         start = (images.shape[-1] - self.image_size) // 2
         stop = start + self.image_size
         x = (images[..., start:stop, start:stop] + 1) / 2
@@ -71,7 +73,8 @@ class FeatureDiscriminators(nn.Module):
         seen = []
         for i in range(1, len(classifier.channels) + 1):
             x = functional.relu(functional.max_pool2d(classifier.get_submodule(f"conv{i}")(x), 2))
-            seen.append(x)
+            # On one pixel a strided convolution has wrong gradients in bfloat16 on the CPU (torch 2.14).
+            seen.append(x if x.shape[2:].numel() > 1 else x.flatten(1))
         return [*seen, functional.relu(classifier.fc1(x.flatten(1)))]
 
     @torch.no_grad()

@@ -26,7 +26,11 @@ def read_model(text: str) -> tuple[nn.Module, dict[str, Any]]:
         ValueError: the file is refused, or there are no such weights.
     """
     if not is_named(text):
-        return load_described(text)
+        try:
+            return load_described(text)
+        except FileNotFoundError as e:
+            told = "" if Path(text).suffix else ", and no weights of this name; `torchbasics list` shows them"
+            raise FileNotFoundError(f"{e}{told}") from None
     try:
         card = _weights.find_named(text)
     except ValueError as e:

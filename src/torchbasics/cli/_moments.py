@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 DECAY = 0.99  # of the moments of batches before, at each batch
 SOLVED_EVERY = 10  # batches: an eigendecomposition takes as long as an update of a small model
-ADDED = 0.01  # to the variance of each feature, on both sides: what the real ones hardly have would weigh most
+ADDED = 0.003  # to the variance of each feature, on both sides: what the real ones hardly have would weigh most
 CONSTANT = 1e-3  # a feature of no larger deviation is left out
 LEAST = 1e-6  # of the squared distance, whose root has no gradient at 0
 

@@ -60,6 +60,8 @@ def _split(given: list[str]) -> tuple[str, list[str]]:
 
 def _shape(file: str, model: nn.Module, metadata: dict[str, Any]) -> tuple[Any, int, int]:
     shape = metadata.get("shape")
+    if hasattr(model, "sample"):
+        raise ValueError(f"{file!r} draws images and sees none; torchbasics generate {file} -o grid.png")
     if shape is None and hasattr(model, "example_inputs"):
         example: Any = model.example_inputs
         shape = example().shape[1:]

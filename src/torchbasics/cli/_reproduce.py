@@ -129,20 +129,35 @@ def retrain(
 
 
 @contextmanager
-def _seen_through(name: str | None, gan: Any, train: Images) -> Iterator[dict[str, Any]]:
+def _seen_through(classifier: Mapping[str, Any] | None, gan: Any, train: Images) -> Iterator[dict[str, Any]]:
     """Put discriminators that look through a classifier beside that of *gan*, and yield what its recipe needs then."""
-    if name is None:
+    if classifier is None:
         yield {}
         return
-    card = _weights.find_named(name)
-    classifier = _zoo.build(card.model, **{**card.config, "batch_norm": False})
-    without_batch_norm(get_model(card.model, weights=card.name), classifier)
+    card = _taking_part(classifier)
+    network = _zoo.build(card.model, **{**card.config, "batch_norm": False})
+    without_batch_norm(get_model(card.model, weights=card.name), network)
     plain = gan.discriminator
-    gan.discriminator = FeatureDiscriminators(plain, classifier, card.input_shape[-1])
+    gan.discriminator = FeatureDiscriminators(plain, network, card.input_shape[-1])
     try:
         yield {"step": FeatureAdversarial(gan.discriminator.features(gan, train))}
     finally:
         gan.discriminator = plain
+
+
+def _taking_part(other: Mapping[str, Any]) -> _weights.Weights:
+    """Return the card of the weights that a training is told to look at.
+
+    Raises:
+        ValueError: they are not those that it looked at then.
+    """
+    card = _weights.find_named(other["weights"])
+    if other["sha256"] != card.sha256:
+        raise ValueError(
+            f"{card} has SHA-256 {card.sha256}, and the training was with {other['sha256']}: "
+            "install the torchbasics that has it"
+        )
+    return card
 
 
 def without_batch_norm(trained: nn.Module, plain: nn.Module) -> nn.Module:
@@ -162,7 +177,7 @@ def probabilities(teacher: Mapping[str, Any], train: Images) -> Tensor:
 
     The views are the image at all shifts of up to ``teacher["shift"]`` pixels, and mirrored.
     """
-    card = _weights.find_named(teacher["weights"])
+    card = _taking_part(teacher)
     model = get_model(card.model, weights=card.name)
     _, _, height, width = train.images.shape
     padded = functional.pad(train.images, (teacher["shift"],) * 4)

@@ -153,7 +153,7 @@ def _official(source: _Set, root: str | os.PathLike[str] | None, download: bool)
         paths, missing = _find(source, folder)
     if missing:
         raise FileNotFoundError(
-            f"{_lacks(source, folder, missing)}; name the folder that has them, or let download=True"
+            f"{_lacks(source, folder, missing)}; name the folder that has them (root=, --root), or let download=True"
         )
     return _read(source, paths)
 
@@ -184,7 +184,7 @@ def _download(source: _Set, root: Path, missing: Sequence[str]) -> None:
         reason = " ".join(str(e).split())
         raise FileNotFoundError(
             f"{_lacks(source, root, missing)}, and torchvision could not download them ({reason}); "
-            "name the folder that has them"
+            "name the folder that has them (root=, --root)"
         ) from e
     finally:
         with contextlib.suppress(OSError):  # a folder with something in it stays

@@ -29,7 +29,7 @@ def freeze(model: M, *layers: str) -> M:
 
     Raises:
         ValueError: *model* has no layer of that name; or none is given, and nothing is before the head, or something
-            that shares its parameters.
+            that shares its parameters, or *model* is a GAN.
 
     References:
         Keras does the same: https://keras.io/guides/transfer_learning, on batch norm with ``trainable = False``.
@@ -51,6 +51,8 @@ def freeze(model: M, *layers: str) -> M:
 
 
 def _before_head(model: nn.Module) -> list[nn.Module]:
+    if hasattr(model, "generator") and hasattr(model, "discriminator"):
+        raise ValueError(f"{type(model).__name__} is two networks, each with a head; name the layers")
     parts = list(model.modules())
     inside = {inner for part in parts if is_parametrized(part) for inner in part.parametrizations.modules()}  # type: ignore[union-attr]  # it has them
     heads = [i for i, part in enumerate(parts) if part not in inside and any(map(_is_weight, _own(part)))]

@@ -58,4 +58,7 @@ def get_model(name: str, *, weights: str | None = None, **config: Any) -> nn.Mod
     >>> get_model("cnn", weights="DEFAULT").training
     False
     """
+    model, _, of_card = str(name).partition("/")
+    if of_card and model in _zoo.list_models():
+        raise ValueError(f"unknown model {name!r}; for its weights write get_model({model!r}, weights={of_card!r})")
     return _zoo.build(name, **config) if weights is None else pretrained(_weights.find(name, weights), config)

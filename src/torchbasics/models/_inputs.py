@@ -18,7 +18,7 @@ def check_tensor(inputs: Tensor, weight: Tensor, *, name: str = "inputs") -> Non
     Traceback (most recent call last):
         ...
     TypeError: inputs have dtype torch.uint8, but the weights have torch.float32; give images as
-    torchbasics.data.Images, which converts them, or call inputs.to(torch.float32)
+    torchbasics.data.Images, which converts them, or as inputs.to(torch.float32) / 255
     """
     if not isinstance(inputs, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(inputs).__name__}; torch.as_tensor(...) makes one")
@@ -26,11 +26,11 @@ def check_tensor(inputs: Tensor, weight: Tensor, *, name: str = "inputs") -> Non
         return
     if inputs.is_floating_point() and torch.is_autocast_enabled(inputs.device.type):
         return
-    images = "" if inputs.is_floating_point() else "give images as torchbasics.data.Images, which converts them, or "
-    raise TypeError(
-        f"{_have(name)} dtype {inputs.dtype}, but the weights have {weight.dtype}; "
-        f"{images}call {name}.to({weight.dtype})"
-    )
+    way_out = f"call {name}.to({weight.dtype})"
+    if inputs.dtype == torch.uint8:  # 0 to 255: as numbers of that size they would give wrong outputs, and no error
+        way_out = "give images as torchbasics.data.Images, which converts them, "
+        way_out += f"or as {name}.to({weight.dtype}) / 255"
+    raise TypeError(f"{_have(name)} dtype {inputs.dtype}, but the weights have {weight.dtype}; {way_out}")
 
 
 def wrong_shape(inputs: Tensor, model: str, needs: str, *, name: str = "inputs") -> ValueError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import OrderedDict
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -119,15 +121,19 @@ class MLP(Model):
         self.bias_init: str | None = _choice("bias_init", bias_init, INITS)
 
         widths = [self.in_features, *self.hidden]
-        layers: list[nn.Module] = []
-        for width, following in pairwise(widths):
-            layers.append(Linear(width, following, bias))
-            layers += [nn.BatchNorm1d(following)] if batch_norm else []
-            layers.append(ACTIVATIONS[activation]())
-            layers += [nn.Dropout(self.dropout)] if dropout else []
-        layers.append(Linear(widths[-1], self.out_features, bias))
-        layers += [ACTIVATIONS[output_activation]()] if output_activation is not None else []
-        self.net: nn.Sequential = nn.Sequential(*layers)
+        layers: dict[str, nn.Module] = {}  # dropout is not counted: weights fit with it and without
+        count = itertools.count()
+        for i, (width, following) in enumerate(pairwise(widths), start=1):
+            layers[f"{next(count)}"] = Linear(width, following, bias)
+            if batch_norm:
+                layers[f"{next(count)}"] = nn.BatchNorm1d(following)
+            layers[f"{next(count)}"] = ACTIVATIONS[activation]()
+            if dropout:
+                layers[f"dropout{i}"] = nn.Dropout(self.dropout)
+        layers[f"{next(count)}"] = Linear(widths[-1], self.out_features, bias)
+        if output_activation is not None:
+            layers[f"{next(count)}"] = ACTIVATIONS[output_activation]()
+        self.net: nn.Sequential = nn.Sequential(OrderedDict(layers))
         _initialise(self.net, init, "zeros" if bias_init is None and init is not None else bias_init)
 
     if TYPE_CHECKING:

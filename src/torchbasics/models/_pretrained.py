@@ -47,11 +47,12 @@ def pretrained(card: _weights.Weights, config: Mapping[str, Any]) -> nn.Module:
         given = ", ".join(f"{key}={value!r}" for key, value in changed.items())
         raise ValueError(
             f"the weights {str(card)!r} do not fit {card.model!r} with {given}: {'; '.join(problems)}; "
-            f"only {', '.join((*HEADS, STEM))} and arguments without parameters can differ from the card's config"
+            f"only {', '.join(name for name in (*HEADS, STEM) if name in card.config)}, "
+            "and arguments without parameters, can differ from the card's config"
         )
     model.load_state_dict(versioned(tensors, versions_of(state)))
     if notes:
-        warnings.warn(f"not all of the weights {str(card)!r} are used: {'; '.join(notes)}", UserWarning, stacklevel=3)
+        warnings.warn(f"the weights {str(card)!r} are adapted: {'; '.join(notes)}", UserWarning, stacklevel=3)
     return model.eval()
 
 

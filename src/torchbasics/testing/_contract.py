@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -186,6 +186,10 @@ def check_model(
         raise TypeError(f"skip must be a tuple of names, such as ({skip!r},), got {skip!r}")
     for name in skip:
         _checks.choice("check", name, CHECKS)
+    if not isinstance(input_shape, (tuple, list)):
+        raise TypeError(
+            f"input_shape must be a tuple, the shape of one sample, such as (1, 28, 28), got {input_shape!r}"
+        )
     sizes = tuple(_checks.positive_ints("input_shape", list(input_shape)))
     if _checks.positive_int("batch_dim", batch_dim, least=0) > len(sizes):
         raise ValueError(f"batch_dim must be at most {len(sizes)} for samples of shape {sizes}, got {batch_dim!r}")
@@ -215,6 +219,10 @@ def _first(make: Callable[[], nn.Module]) -> nn.Module:
         TypeError: it makes something else.
         ValueError: it returns one model again and again.
     """
+    given: Any = make
+    if isinstance(given, nn.Module) or not callable(given):
+        told = f"a {type(given).__name__}" if isinstance(given, nn.Module) else repr(given)
+        raise TypeError(f"make must be a class, or a function without arguments, that makes models, got {told}")
     with settings_kept():
         model, other = make(), make()
     if not isinstance(model, nn.Module):

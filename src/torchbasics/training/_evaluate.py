@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from torchbasics import _checks, _parts, _world
-from torchbasics._model import buffers_kept, modes_kept, unwrapped
+from torchbasics._model import buffers_kept, check_module, modes_kept, unwrapped
 from torchbasics._recipe import Precision, Recipe
 from torchbasics._world import ALONE, World
 from torchbasics.data._batches import Batches, PairBatches, make_batches
@@ -257,6 +257,7 @@ def no_autocast(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def on_device(model: nn.Module, device: torch.device | str | None) -> Iterator[torch.device]:
     """Give the device to work on; the model goes there, and back afterwards."""
+    check_module(model)
     first = next((p.device for p in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
     if device is None:
         yield first

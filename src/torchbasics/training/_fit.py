@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from torchbasics import _checks, _parts, _world
-from torchbasics._model import modes_kept
+from torchbasics._model import check_module, modes_kept
 from torchbasics._recipe import EarlyStopping, Options, Recipe, make_recipe
 from torchbasics.data._batches import Batches, LoaderBatches, make_batches, split_data
 from torchbasics.training import _checkpoint, _random
@@ -123,6 +123,7 @@ def fit(
     world = _world.join()
     with ExitStack() as stack:
         stack.enter_context(world.together())
+        check_module(model)
         if epochs is not None:
             options = {**options, "epochs": epochs}  # type: ignore[typeddict-unknown-key]  # make_recipe takes it
         chosen = make_recipe(recipe, **options)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from torchbasics import _files
+from torchbasics import _env, _files
 from torchbasics._model import COMPILED, Model, plain_state, unwrapped
 from torchbasics._parts import whole
 from torchbasics._recipe import Recipe
@@ -151,7 +151,7 @@ def numerics(device: torch.device, recipe: Recipe) -> dict[str, Any]:
     return {
         "torch": str(torch.__version__),
         "threads": torch.get_num_threads(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "instructions": _env.instructions(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "layout": recipe.memory_format,
     }

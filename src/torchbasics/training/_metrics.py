@@ -258,7 +258,7 @@ def set_metric_state(metric: Metric, state: Mapping[str, Any]) -> None:
         setattr(metric, name, value)
 
 
-def bring(metric: Metric, device: torch.device, names: Iterable[str] = ()) -> None:
+def bring(metric: Metric, device: torch.device, names: Iterable[str]) -> None:
     """Move torchmetrics' object to where the outputs are; of others the tensors *names*, which were on a GPU."""
     if isinstance(metric, nn.Module):
         metric.to(device)
