@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import SGD, Adam
 from torch.utils.data import DataLoader, TensorDataset
@@ -60,6 +61,22 @@ def test_the_suggestion_is_where_the_smoothed_loss_falls_fastest() -> None:
     assert found.smoothed == pytest.approx(smoothed)
     assert found.suggestion == found.rates[falls.index(max(falls))]
     assert len(found.rates) == len(found.losses) == len(smoothed) < 100
+
+
+def test_a_fall_from_a_peak_suggests_nothing() -> None:
+    """A rate that is too high lets the loss rise, and at times fall back faster than it ever fell; further is progress."""
+    course = [*[3.0] * 20, *torch.linspace(3, 1, 20).tolist(), *[6.0] * 5, *[1.5] * 20]
+    values = itertools.chain(course, itertools.repeat(1.5))  # some are taken by the checks before
+
+    def told(outputs: Tensor, _targets: Tensor) -> Tensor:
+        return torch.add(outputs.sum() * 0, next(values))
+
+    found = find_lr(mlp(), X, Y, loss=told, steps=len(course), batch_size=30)
+
+    falls = [a - b for a, b in pairwise(found.smoothed)]
+    assert len(found.rates) == len(course)
+    assert falls.index(max(falls)) >= 40  # where it fell fastest is after the peak
+    assert 15 <= found.rates.index(found.suggestion) < 40
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])

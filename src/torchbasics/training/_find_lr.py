@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 from torchbasics import _checks
@@ -34,7 +34,7 @@ class RateSearch:
         rates: The learning rate of each update, each larger than the one before.
         losses: The loss of each update's batch, before the update.
         smoothed: The running mean of *losses*, free of bias towards its start.
-        suggestion: The rate at which the smoothed loss fell fastest.
+        suggestion: The rate at which the smoothed loss fell fastest below all it had been.
 
     >>> print(RateSearch([0.001, 0.01, 0.1], [2.0, 1.0, 3.0], [2.0, 1.5, 2.2], suggestion=0.01))
     lr 0.01 of 3 tried from 0.001 to 0.1, lowest loss 1.5
@@ -142,7 +142,8 @@ def _search(step: Step, batches: Iterator[Batch], rates: list[float]) -> RateSea
             "or let training.check look at model and data"
         )
     used = rates[: len(losses)]
-    slopes = [after - before for before, after in pairwise(smoothed)]
+    # The fall from a peak that a rate was too high for, back to what was reached before, is no progress.
+    slopes = [after - before for before, after in pairwise(accumulate(smoothed, min))]
     return RateSearch(used, losses, smoothed, used[min(range(len(slopes)), key=slopes.__getitem__)])
 
 
