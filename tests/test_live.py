@@ -111,9 +111,9 @@ def state(window: Browser, root: str) -> str:
     window.open(f"{root}live.html")
     return str(
         window.run("""
-            const status = document.getElementById("live-status");
-            while (!["ready", "pictures"].includes(status.dataset.state)) await new Promise((r) => setTimeout(r, 20));
-            return status.dataset.state;""")
+            const now = () => document.getElementById("live-status")?.dataset.state;  // it may not be there yet
+            while (!["ready", "pictures"].includes(now())) await new Promise((r) => setTimeout(r, 20));
+            return now();""")
     )
 
 
