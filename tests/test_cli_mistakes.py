@@ -109,6 +109,10 @@ def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ("export nothing.safetensors x.pt2", "no file 'nothing.safetensors'"),
         ("generate nothing.safetensors -o x.png", "no file 'nothing.safetensors'"),
         ("generate nothing.safetensors -n 0 -o x.png", "-n must be at least 1, got 0"),
+        (
+            "generate nothing.safetensors -n 1001 -o x.png",
+            "-n must be at most 1,000, which one picture can show, got 1,001",
+        ),
         ("generate nothing.safetensors --seed -1 -o x.png", "seed must be at least 0, got -1"),
         ("generate nothing.safetensors", "the following arguments are required: -o/--out"),
     ],

@@ -127,6 +127,13 @@ def test_a_text_file_is_no_image(tmp_path: Path) -> None:
         data.read_image(tmp_path / "a.png")
 
 
+def test_an_empty_file_is_no_image(tmp_path: Path) -> None:
+    """A copy that has stopped is often empty."""
+    (tmp_path / "a.png").touch()
+    with pytest.raises(ValueError, match=r"a.png' cannot be read as a PNG or JPEG image \(it is empty\)"):
+        data.read_image(tmp_path / "a.png")
+
+
 def test_sixteen_bits_are_refused(tmp_path: Path) -> None:
     """An image whose values do not fit into 8 bits is not cut down in silence."""
     Image.fromarray(np.full((3, 4), 40_000, dtype=np.uint16)).save(tmp_path / "a.png")

@@ -260,3 +260,9 @@ def test_a_sample_needs_an_image() -> None:
     """No image is no sample."""
     with pytest.raises(ValueError, match=r"^n must be at least 1, got 0$"):
         small().sample(0)
+
+
+def test_a_seed_is_no_generator() -> None:
+    """As numpy's and scikit-learn's functions take a number there."""
+    with pytest.raises(TypeError, match=r"^generator must be a torch.Generator or None, got 3; torch"):
+        small().sample(1, generator=3)  # type: ignore[arg-type]  # the mistake

@@ -264,6 +264,15 @@ class Reordered(Net):
         self.conv = conv
 
 
+class Listing(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = [nn.Linear(5, 5)]
+
+    def forward(self, x: Tensor) -> Any:
+        return self.heads[0](super().forward(x))
+
+
 ONE = Net()
 BROKEN: list[tuple[str, Callable[[], nn.Module], str]] = [
     ("forward", Textual, "the output holds no tensor in eval mode; forward takes a batch and returns tensors"),
@@ -299,6 +308,15 @@ BROKEN: list[tuple[str, Callable[[], nn.Module], str]] = [
     ("keys", Renamed, "it lacks 'linear.weight', 'linear.bias'; it has 'classifier.weight', 'classifier.bias' beside"),
     ("keys", Reordered, "'norm.weight' stands in the place of 'conv.weight', and optimizers go by the order; keep"),
 ]
+
+
+def test_layers_in_a_list_are_named() -> None:
+    """They break several checks, of which one says why."""
+    with pytest.raises(ContractError) as caught:
+        check_model(Listing, SHAPE, skip=FAST)
+
+    assert {"gradients", "save"} <= set(caught.value.report.names("failed"))
+    assert "gradients: self.heads holds layers or parameters that the model does not know of" in str(caught.value)
 
 
 @pytest.mark.parametrize(

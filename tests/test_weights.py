@@ -479,6 +479,8 @@ def test_list_and_info_say_what_the_cards_say(capsys: pytest.CaptureFixture[str]
     printed = capsys.readouterr().out
     assert card.sha256 in printed
     assert f"{card.metrics['seeds']['mean']:.4f} ± {card.metrics['seeds']['sd']:.4f}" in printed
+    assert f"\nlearned from  {card.training['teacher']['weights']}\n" in printed
+    assert "\nothers        cnn/fashion_mnist_deep, cnn/fashion_mnist_wide\n" in printed
     assert main(["info", "cnn/fashion_mnist", "--json"]) == 0
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert told == json.loads(card.path.with_suffix(".json").read_text(encoding="utf-8"))

@@ -14,10 +14,16 @@ from torchbasics.cli._models import read_model
 if TYPE_CHECKING:
     import argparse
 
+MOST = 1000  # images in a picture
+
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Draw images from noise and write them side by side to one picture."""
     number = _checks.positive_int("-n", args.number)
+    if number > MOST:
+        raise ValueError(
+            f"-n must be at most {MOST:,}, which one picture can show, got {number:,}; more: model.sample(n)"
+        )
     generator = torch.Generator().manual_seed(Recipe(seed=args.seed).seed or 0)
     model: Any = read_model(args.file)[0]
     if not hasattr(model, "sample"):

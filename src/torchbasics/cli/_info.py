@@ -28,12 +28,15 @@ def format_card(card: _weights.Weights) -> str:
     """Return a card as lines for people."""
     metrics, training = card.metrics, card.training
     seeds = metrics["seeds"]
+    others = [other for other in _weights.get_weights(card.model) if other.name != card.name]
+    seen = training["teacher"] or training.get("classifier")
     lines = {
         "weights": f"{card}{' (the default)' if card.default else ''}: {card.description}",
         "measured": headline(card),
         "over seeds": f"{seeds['mean']:.4f} ± {seeds['sd']:.4f} ({len(seeds['values'])} seeds)",
         "again by": metrics["command"],
         "trained by": f"{training['command']}, {training['seconds']:.0f} s of processor time",
+        **({"learned from": seen["weights"]} if seen else {}),
         "data": f"{card.data['name']}, {card.data['licence']}",
         "classes": ", ".join(card.classes) or "none",
         "input": f"{'x'.join(map(str, card.input_shape))}",
@@ -41,6 +44,7 @@ def format_card(card: _weights.Weights) -> str:
         "sha256": card.sha256,
         "torch": card.torch,
         "limits": card.limits,
+        **({"others": ", ".join(map(str, others))} if others else {}),
     }
     per_class = metrics.get("per_class", {})
     if per_class:

@@ -105,7 +105,8 @@ def read_image(
         with Image.open(path, formats=("PNG", "JPEG")) as opened:
             image = ImageOps.exif_transpose(opened)
     except Exception as e:  # a decoder raises many kinds on damaged files
-        raise ValueError(f"{str(path)!r} cannot be read as a PNG or JPEG image ({_reason(e)})") from e
+        reason = _reason(e) if path.stat().st_size else "it is empty"
+        raise ValueError(f"{str(path)!r} cannot be read as a PNG or JPEG image ({reason})") from e
     if image.mode.startswith(("I", "F")):
         raise ValueError(f"{str(path)!r} has more than 8 bits a channel (mode {image.mode!r}); save it with 8")
     image = _opaque(image).convert("L" if channels == 1 else "RGB")

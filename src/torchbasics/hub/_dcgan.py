@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchbasics import _checks, _env, _pickles
 from torchbasics._model import plain_state, unwrapped
 from torchbasics.hub import _checkpoint, _download, _repository
-from torchbasics.models._inputs import check_tensor, wrong_shape
+from torchbasics.models._inputs import check_generator, check_tensor, wrong_shape
 
 if TYPE_CHECKING:
     import os
@@ -141,8 +141,10 @@ class PretrainedDCGAN(nn.Module):
             labels: A value for some or all names in `attributes`; the others are drawn.
 
         Raises:
+            TypeError: *generator* is something else.
             ValueError: there is no such name or value; the nearest is named.
         """
+        check_generator(generator)
         device = "cpu" if generator is None else generator.device
         shape = (_checks.positive_int("n", n), self.noise_dim)
         noise = torch.randn(shape, generator=generator, device=device).cpu()

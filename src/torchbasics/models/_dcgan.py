@@ -13,7 +13,7 @@ from torchbasics import _checks
 from torchbasics._model import Model, modes_kept
 from torchbasics._zoo import register
 from torchbasics.models._folded import folded
-from torchbasics.models._inputs import check_tensor, wrong_shape
+from torchbasics.models._inputs import check_generator, check_tensor, wrong_shape
 
 
 class Generator(nn.Module):
@@ -144,10 +144,10 @@ class DCGAN(Model):
 
         Args:
             n: How many rows, one an image.
-            generator: Draws the numbers, on its own device; None is torch's global one.
+            generator: Draws the numbers, on its own device; None is torch's global one. A seed is no generator.
         """
         weight = self.generator.formatLayer.weight
-        place, shape = generator or weight, (_checks.positive_int("n", n), self.latent_dim)
+        place, shape = check_generator(generator) or weight, (_checks.positive_int("n", n), self.latent_dim)
         return torch.randn(shape, generator=generator, device=place.device, dtype=weight.dtype).to(weight.device)
 
     @torch.no_grad()

@@ -33,6 +33,21 @@ def check_tensor(inputs: Tensor, weight: Tensor, *, name: str = "inputs") -> Non
     raise TypeError(f"{_have(name)} dtype {inputs.dtype}, but the weights have {weight.dtype}; {way_out}")
 
 
+def check_generator(generator: object) -> torch.Generator | None:
+    """Return *generator* if it is one, or None.
+
+    >>> check_generator(3)
+    Traceback (most recent call last):
+        ...
+    TypeError: generator must be a torch.Generator or None, got 3; torch.Generator().manual_seed(3) makes one
+    """
+    if generator is None or isinstance(generator, torch.Generator):
+        return generator
+    seed = generator if isinstance(generator, int) else 0
+    way_out = f"torch.Generator().manual_seed({seed}) makes one"
+    raise TypeError(f"generator must be a torch.Generator or None, got {generator!r}; {way_out}")
+
+
 def wrong_shape(inputs: Tensor, model: str, needs: str, *, name: str = "inputs") -> ValueError:
     """Return the error for *inputs* whose shape does not fit *model*.
 

@@ -22,6 +22,7 @@ from torchbasics.testing._subject import (
     same,
     settings_kept,
 )
+from torchbasics.training._doctor_model import UNREGISTERED, look_at_parameters
 from torchbasics.training._random import forked, get_state
 
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -160,7 +161,10 @@ def repeatable(subject: Subject) -> None:
 
 @check("use each parameter in forward, without detach() or .data; freeze what is not trained: requires_grad_(False)")
 def gradients(subject: Subject) -> None:
-    """Each parameter that is trained gets a gradient that is not all zeros."""
+    """Each parameter that is trained gets a gradient that is not all zeros, and the model knows of all of them."""
+    unknown = [found.message for found in look_at_parameters(subject.model()) if found.name == UNREGISTERED]
+    if unknown:
+        raise BrokenError("; ".join(unknown))
     model = moved(subject.model())  # layers that start with zeros, as at the end of a residual branch, hide others
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not trained:

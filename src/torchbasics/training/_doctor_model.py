@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 ALIKE = {"rtol": 1e-3, "atol": 1e-5}  # two forward passes of one sample: far above rounding, far below a leak
 HIGH_LOSS = 2.0  # times what guessing costs
 LOUD = 1000.0  # times the inputs: logits follow, a sigmoid does not
+UNREGISTERED = "parameters-unregistered"
 OWN = frozenset(vars(nn.Module()))  # where torch keeps what is registered
 
 
@@ -38,7 +39,7 @@ def look_at_parameters(model: nn.Module) -> Iterator[Finding]:
                 where = f"{name}.{attribute}" if name else attribute
                 message = f"self.{where} holds layers or parameters that the model does not know of, so that they"
                 way_out = "use nn.ModuleList, nn.ModuleDict or nn.Parameter"
-                yield Finding("parameters-unregistered", f"{message} are neither trained nor saved: {way_out}")
+                yield Finding(UNREGISTERED, f"{message} are neither trained nor saved: {way_out}")
 
 
 def look_at_shapes(outputs: Tensor, batch: Batch, loss: Any) -> Iterator[Finding]:
