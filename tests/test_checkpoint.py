@@ -767,6 +767,20 @@ def test_other_numerics_are_logged(
     )
 
 
+def test_products_in_less_than_float32_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As scripts set it for speed; it has its effect on CPUs, too."""
+    precision = torch.get_float32_matmul_precision()
+    quiet(make(), blobs(), epochs=1, schedule=None, checkpoint=tmp_path)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        quiet(make(), blobs(), epochs=2, schedule=None, checkpoint=tmp_path)
+    finally:
+        torch.set_float32_matmul_precision(precision)
+
+    (message,) = caplog.messages
+    assert re.search("not to the same last bits: reduced float32 was 'none' and is 'matmul (bf16|medium)'$", message)
+
+
 def test_wrappers_leave_no_trace(tmp_path: Path) -> None:
     """What was trained through torch.compile or DataParallel goes on without, and the other way round."""
     wrapped = nn.DataParallel(make())

@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 import platform
 from importlib import metadata
+from operator import attrgetter
 from typing import Any
 
 import torch
 
 import torchbasics
 
-# The packages of each extra, as in pyproject.toml.
 _OF_BFLOAT16 = {"BF16": "_is_avx512_bf16_supported", "AMX": "_is_amx_tile_supported"}  # in torch.cpu: not public in 2.6
+_OF_FLOAT32 = {  # in torch.backends, by device
+    "cpu": ("mkldnn.matmul", "mkldnn.conv", "mkldnn.rnn"),
+    "cuda": ("cuda.matmul", "cudnn.conv", "cudnn.rnn"),
+}
+# The packages of each extra, as in pyproject.toml.
 _EXTRAS = {
     "vision": ("torchvision",),
     "tensorboard": ("tensorboard",),
@@ -55,6 +60,21 @@ def instructions() -> str:
         if getattr(torch.cpu, of_torch, bool)():  # False where torch has it no longer
             found.append(name)
     return " ".join(found)
+
+
+def of_float32(device: str) -> str:
+    """Return which products of float32 are computed in less on *device*, such as "matmul tf32, conv tf32", or "none".
+
+    ``torch.set_float32_matmul_precision`` sets it, and ``torch.backends``.
+    """
+    if hasattr(torch.backends, "fp32_precision"):  # torch >= 2.9, whose older settings raise where the newer are used
+        asked = {name.partition(".")[2]: f"{name}.fp32_precision" for name in _OF_FLOAT32.get(device, ())}
+        found = {name: attrgetter(setting)(torch.backends) for name, setting in asked.items()}
+    else:
+        found = {"matmul": torch.get_float32_matmul_precision().replace("highest", "ieee")}
+        if device == "cuda":
+            found["conv"] = "tf32" if torch.backends.cudnn.allow_tf32 else "ieee"
+    return ", ".join(f"{name} {kind}" for name, kind in found.items() if kind not in ("none", "ieee")) or "none"
 
 
 def info() -> dict[str, Any]:

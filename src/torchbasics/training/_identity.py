@@ -152,6 +152,7 @@ def numerics(device: torch.device, recipe: Recipe) -> dict[str, Any]:
         "torch": str(torch.__version__),
         "threads": torch.get_num_threads(),
         "instructions": _env.instructions(),
+        "reduced float32": _env.of_float32(device.type),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "layout": recipe.memory_format,
     }
