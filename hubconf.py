@@ -51,7 +51,7 @@ def _entry_point(name: str) -> "_Callable[..., _nn.Module]":
     def load(*, weights: str | None = None, pretrained: bool = False, **config: _Any) -> "_nn.Module":
         if not isinstance(pretrained, bool):
             raise TypeError(
-                f"pretrained must be True or False, got {pretrained!r}; weights={pretrained!r} names weights"
+                f"pretrained must be True or False, got {pretrained!r}; weights= takes a name, or 'DEFAULT'"
             )
         if pretrained and weights is not None:
             raise TypeError(f"weights={weights!r} and pretrained=True say the same; give one of them")

@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from tests.helpers import blobs, equal, small_images
-from torchbasics import models, training
+from torchbasics import io, models, training
 
 
 def model_and_data() -> tuple[nn.Module, Tensor, Tensor]:
@@ -400,8 +400,12 @@ def test_what_cannot_be_measured_is_refused(call: Any, message: str) -> None:
         lambda model: training.fit(model, *blobs(), epochs=1),
         lambda model: models.features(model, "fc1"),
         models.freeze,
+        lambda model: models.summary(model, (1, 1, 28, 28)),
+        lambda model: training.check(model, *blobs()),
+        lambda model: training.find_lr(model, *blobs()),
+        lambda model: io.export(model, "model.pt2"),
     ],
-    ids=["evaluate", "predict", "fit", "features", "freeze"],
+    ids=["evaluate", "predict", "fit", "features", "freeze", "summary", "check", "find_lr", "export"],
 )
 def test_what_is_no_module_is_refused(call: Any, model: Any) -> None:
     with pytest.raises(

@@ -79,6 +79,33 @@ def test_a_fall_from_a_peak_suggests_nothing() -> None:
     assert 15 <= found.rates.index(found.suggestion) < 40
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_the_first_losses_suggest_nothing(seed: int) -> None:
+    """Their running mean is that of few, and so falls by chance faster than it ever will by learning."""
+    x = torch.linspace(-1, 1, 1000).unsqueeze(1)
+    torch.manual_seed(seed)
+
+    found = find_lr(nn.Linear(1, 1), x, 2 * x, optimizer="sgd", highest=10, seed=seed)
+
+    assert 0.03 < found.suggestion < 0.5
+
+
+def test_noise_is_told_from_a_fall() -> None:
+    """Nothing can be learned from labels that are drawn; the warning says so, and what may help."""
+    labels = torch.randint(3, (len(X),), generator=torch.Generator().manual_seed(1))
+    with pytest.warns(UserWarning, match=r"in its noise from batch to batch .* give a larger batch_size or highest"):
+        find_lr(mlp(), X, labels, batch_size=10)
+
+
+def test_losses_that_go_up_and_down_are_no_divergence() -> None:
+    """Those of few samples, by a model that knows most: the test goes on until a rate is too high."""
+    train, _ = data.fashion_mnist_mini()
+    with pytest.warns(UserWarning, match="A model that has learned already"):
+        found = find_lr(models.get_model("mlp", weights="DEFAULT"), train, batch_size=16)
+
+    assert found.rates[-1] > 1e-2
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_the_suggested_rate_learns(optimizer: str) -> None:
     """Five epochs with it end far below five with a hundredth of it."""

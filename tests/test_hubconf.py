@@ -262,7 +262,11 @@ def test_keywords_reach_the_model() -> None:
         ({"weights": "nothing"}, ValueError, "'stacked_rnn' has no weights, got weights='nothing'"),
         ({"pretrained": True}, ValueError, "'stacked_rnn' has no weights, got weights='DEFAULT'"),
         ({"pretrained": True, "weights": "a"}, TypeError, "weights='a' and pretrained=True say the same; give one"),
-        ({"pretrained": "yes"}, TypeError, "pretrained must be True or False, got 'yes'; weights='yes' names weights"),
+        (
+            {"pretrained": "yes"},
+            TypeError,
+            "pretrained must be True or False, got 'yes'; weights= takes a name, or 'DEFAULT'",
+        ),
     ],
     ids=["unknown", "weights", "pretrained", "both", "text"],
 )

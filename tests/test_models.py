@@ -133,6 +133,21 @@ def test_a_model_of_ones_own_is_registered() -> None:
         _zoo.forget("scale")
 
 
+def test_a_class_that_takes_any_argument_says_itself_which_it_takes() -> None:
+    """Such as one that hands them on."""
+
+    @models.register("wrapped", defaults={"channels": (4, 8)})
+    class Wrapped(models.CNNModel):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+
+    try:
+        made: Any = models.get_model("wrapped", hidden=3)
+        assert (made.channels, made.hidden) == ((4, 8), 3)
+    finally:
+        _zoo.forget("wrapped")
+
+
 @pytest.mark.parametrize(
     ("register", "message"),
     [

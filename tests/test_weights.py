@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import statistics
@@ -16,7 +17,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tests.helpers import module_at, needs
 from torchbasics import _weights, data, io, models
@@ -119,10 +120,10 @@ def test_a_card_is_complete(card: _weights.Weights) -> None:
 def test_the_weights_that_had_a_part_in_a_training_are_those_of_the_package() -> None:
     """So that it can be done again: a teacher that was trained anew would teach something else."""
     others = [card.training.get(key) for card in _weights.all_cards() for key in ("teacher", "classifier")]
-    then = {other["weights"]: other["sha256"] for other in others if other}
+    then = [(other["weights"], other["sha256"]) for other in others if other]
 
     assert then
-    assert then == {name: _weights.find_named(name).sha256 for name in then}
+    assert then == [(name, _weights.find_named(name).sha256) for name, _ in then]
 
 
 @every_card
@@ -348,12 +349,39 @@ def test_weights_for_the_config_of_the_card_are_used_whole() -> None:
         ({"hidden": 60}, ValueError, r"do not fit 'cnn' with hidden=60: fc1\.bias has shape \(60,\)"),
         ({"channels": (10, 20, 30)}, ValueError, r"conv3\.bias is not in the weights"),
         ({"hiden": 60}, TypeError, "unknown argument 'hiden'; did you mean 'hidden'"),
+        (
+            {"hidden": 60},
+            ValueError,
+            "only num_classes, in_channels, what has no parameters can differ from the card's",
+        ),
     ],
-    ids=["width", "layers", "unknown"],
+    ids=["width", "layers", "unknown", "way out"],
 )
 def test_what_the_weights_do_not_fit_is_refused(config: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         models.get_model("cnn", weights="DEFAULT", **config)
+
+
+def test_a_gan_has_no_ends_that_could_differ() -> None:
+    with pytest.raises(ValueError, match=r"shape .*; only what has no parameters can differ from the card's config$"):
+        models.get_model("dcgan", weights="DEFAULT", out_channels=3)
+
+
+def test_another_function_between_the_layers_is_told() -> None:
+    """The weights fit, and were learned with another one; what a trained model does not depend on is no change."""
+    with pytest.warns(UserWarning, match="are adapted: activation='tanh' computes otherwise than 'relu' did$"):
+        models.get_model("mlp", weights="DEFAULT", activation="tanh")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        models.get_model("mlp", weights="DEFAULT", dropout=0.5)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"model": "mlp"}'])
+def test_a_damaged_card_is_named(own_folder: Path, content: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (own_folder / "mlp-fashion_mnist.json").write_text(content, encoding="utf-8")
+
+    assert main(["list"]) == 2
+    assert re.search(r"mlp-fashion_mnist.json' is no card of weights \(.*\); reinstall", capsys.readouterr().err)
 
 
 # What goes in
@@ -635,10 +663,27 @@ class Interrupt:
             signal.raise_signal(signal.SIGTERM)
 
 
+@pytest.mark.parametrize(("name", "teachers"), [("cnn/teacher", 0), ("cnn/fashion_mnist", 1)])
 def test_reproducing_goes_on_where_a_signal_ended_it(
-    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    made: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    teachers: int,
 ) -> None:
-    """The first call ends with 143 and writes no model; the second ends on the bits of the card."""
+    """The first call ends with 143 and writes no model; the second ends on the bits of the card.
+
+    What the teacher says is asked once.
+    """
+    asked: list[Any] = []
+
+    def probabilities(teacher: Any, train: data.Images) -> Tensor:
+        asked.append(teacher)
+        return original(teacher, train)
+
+    original = _reproduce.probabilities
+    monkeypatch.setattr(_reproduce, "probabilities", probabilities)
 
     def interrupted(*arguments: Any, callbacks: Any, **options: Any) -> History:
         return fit(*arguments, callbacks=[*callbacks, Interrupt()], **options)
@@ -646,12 +691,14 @@ def test_reproducing_goes_on_where_a_signal_ended_it(
     with monkeypatch.context() as patch:
         patch.setattr(_reproduce, "fit", interrupted)
         with pytest.raises(SystemExit) as e:
-            reproduce(made, tmp_path, patch, "cnn/teacher")
+            reproduce(made, tmp_path, patch, name)
     assert e.value.code == 143
     assert "the same command goes on" in capsys.readouterr().err
-    assert not list(tmp_path.glob("runs/*/*.safetensors"))
+    assert not list(tmp_path.glob("runs/*/model.safetensors"))
 
-    assert reproduce(made, tmp_path, monkeypatch, "cnn/teacher") == 0
+    assert reproduce(made, tmp_path, monkeypatch, name) == 0
+    assert len(asked) == teachers
+    assert [path.name for path in tmp_path.glob("runs/*/*")] == ["model.safetensors"]
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["same_bits"]
 
 

@@ -166,10 +166,17 @@ def all_cards() -> tuple[Weights, ...]:
 
 
 def read_card(path: Path) -> Weights:
-    """Return the card in a JSON file."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    made = {key: tuples(content[key]) for key in ("config", "classes", "input_shape")}
-    return Weights(**{**content, **made})
+    """Return the card in a JSON file.
+
+    Raises:
+        ValueError: the file holds no card.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        made = {key: tuples(content[key]) for key in ("config", "classes", "input_shape")}
+        return Weights(**{**content, **made})
+    except (ValueError, TypeError, KeyError) as e:
+        raise ValueError(f"{str(path)!r} is no card of weights ({e}); reinstall torchbasics") from e
 
 
 def verified(path: Path, sha256: str) -> Path:

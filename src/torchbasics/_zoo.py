@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from torchbasics import _checks, _third_party
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
     from torch import nn
 
@@ -101,7 +101,7 @@ def register(name: str, *, defaults: Mapping[str, object] | None = None) -> Call
         if own:
             raise ValueError(f"{cls.__qualname__} has an argument {own[0]!r}, which get_model has too; rename it")
         for key in defaults or {}:
-            _check_argument(name, key, parameters(cls))
+            _check_argument(name, key, cls)
         _entries[name] = Entry(name, cls, dict(defaults or {}))
         return cls
 
@@ -119,9 +119,11 @@ def _owner(name: str, cls: type[nn.Module]) -> str:
     return "" if allowed else " and ".join(map(str, others))
 
 
-def _check_argument(name: str, key: str, known: Iterable[str]) -> None:
+def _check_argument(name: str, key: str, cls: type[nn.Module]) -> None:
+    if any(p.kind is p.VAR_KEYWORD for p in inspect.signature(cls).parameters.values()):
+        return  # the class itself knows which it takes
     try:
-        _checks.choice("argument", key, known)
+        _checks.choice("argument", key, parameters(cls))
     except ValueError as e:
         raise TypeError(f"{name!r}: {e}") from None
 
@@ -186,9 +188,8 @@ def build(name: str, **config: object) -> nn.Module:
         TypeError: the model has no such argument; the nearest is named.
     """
     made = entry(name)
-    known = parameters(made.cls)
     for key in config:
-        _check_argument(name, key, known)
+        _check_argument(name, key, made.cls)
     return made.cls(**{**made.defaults, **config})
 
 

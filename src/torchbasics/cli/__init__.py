@@ -40,7 +40,7 @@ torchbasics inspect runs/cnn/model.safetensors
 torchbasics convert weights.pt weights.safetensors   # a state_dict of torch.save; nothing in it is run
 torchbasics convert --key state_dict checkpoint.pt weights.safetensors
 torchbasics export runs/cnn/model.safetensors cnn.pt2
-torchbasics export runs/cnn/model.safetensors cnn.onnx
+torchbasics export cnn cnn.onnx                 # the pretrained one
 """
 
 SAVED = "a file that train or io.save wrote, or the name of weights such as cnn or cnn/fashion_mnist"

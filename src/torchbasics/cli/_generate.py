@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     import argparse
 
 MOST = 1000  # images in a picture
+COLUMNS = 8  # of a picture of up to 64
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -28,7 +30,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     model: Any = read_model(args.file)[0]
     if not hasattr(model, "sample"):
         raise ValueError(f"{args.file!r} holds a {type(model).__name__}, which draws no images; give a saved 'dcgan'")
-    figure = plot.images(model.sample(number, generator=generator))
+    columns = max(COLUMNS, math.ceil(math.sqrt(number)))
+    figure = plot.images(model.sample(number, generator=generator), columns=columns)
     with _files.atomic_write(args.out) as file:
         figure.savefig(file, format=Path(args.out).suffix[1:] or "png", dpi=150)
     print(f"{number} images by {args.file}, seed {args.seed}: {args.out}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import shutil
 import sys
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from torchbasics import _weights, _world, _zoo, data, io
+from torchbasics import _safetensors, _weights, _world, _zoo, data, io
 from torchbasics._recipe import Recipe
 from torchbasics.cli import _frechet
 from torchbasics.cli._feature_gan import FeatureAdversarial, FeatureDiscriminators
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator, Mapping
 
+TAUGHT = "taught.safetensors"  # what the teacher said, for a run that is interrupted
 LONG = 4  # times the epochs of the card
 SPARE = 0.003  # of accuracy, where another processor or torch rounds differently
 FURTHER = 1.5  # times the distance of the card, for the same reason: a GAN ends elsewhere after another rounding
@@ -52,6 +54,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     train, test = data.fashion_mnist(args.root)
     model = retrain(card.model, card.config, training, train, seed=seed, checkpoint=checkpoint)
     shutil.rmtree(checkpoint)
+    (folder / TAUGHT).unlink(missing_ok=True)
     path = folder / "model.safetensors"
     save(model, path, train)
     report = {"weights": str(card), "seed": seed, "file": str(path), "sha256": _weights.sha256_of(path)}
@@ -114,7 +117,7 @@ def retrain(
     try:
         recipe = Recipe(**training["recipe"]).replace(seed=seed)
         if taught is None and training["teacher"] is not None:
-            taught = probabilities(training["teacher"], train)
+            taught = _kept(training["teacher"], train, checkpoint and checkpoint.with_name(TAUGHT))
         torch.manual_seed(seed)
         model = _zoo.build(name, **{**config, "batch_norm": True} if training["batch_norm"] else config)
         images = train if taught is None else (train.inputs, taught)
@@ -172,6 +175,21 @@ def without_batch_norm(trained: nn.Module, plain: nn.Module) -> nn.Module:
     return plain
 
 
+def _kept(teacher: Mapping[str, Any], train: Images, path: Path | None) -> Tensor:
+    """Return the `probabilities` of *teacher*, from the file *path* where a run that was interrupted has left them."""
+    about = json.dumps(dict(teacher), sort_keys=True)
+    if path is not None and path.is_file():
+        with _safetensors.opened(path) as file:
+            if file.fields and file.fields["metadata"] == about:
+                return file.read()["probabilities"]
+    found = probabilities(teacher, train)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fields = {"kind": "state", "model": "", "config": "{}", "history": "null", "metadata": about}
+        _safetensors.write(path, {"probabilities": found}, fields)
+    return found
+
+
 def probabilities(teacher: Mapping[str, Any], train: Images) -> Tensor:
     """Return the probabilities (N, classes) that a teacher gives to *train*, each the mean over views of the image.
 
@@ -183,7 +201,8 @@ def probabilities(teacher: Mapping[str, Any], train: Images) -> Tensor:
     padded = functional.pad(train.images, (teacher["shift"],) * 4)
     starts = range(2 * teacher["shift"] + 1)
     mean = torch.zeros(len(train), len(card.classes))
-    for top, left in itertools.product(starts, starts):
+    for i, (top, left) in enumerate(itertools.product(starts, starts), 1):
+        print(f"{card} looks at the training images: {i} of {len(starts) ** 2} shifts", flush=True)
         moved = padded[:, :, top : top + height, left : left + width]
         for view in (moved, moved.flip(3)):
             logits = predict(model, Images(view, train.targets), precision=teacher["precision"])

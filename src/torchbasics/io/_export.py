@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from torchbasics import _checks, _files
-from torchbasics._model import modes_kept
+from torchbasics._model import check_module, modes_kept
 
 if TYPE_CHECKING:
     import os
@@ -45,6 +45,7 @@ def export(
     suffix = Path(path).suffix
     if suffix not in (".pt2", ".onnx"):
         raise ValueError(f"path must end in .pt2 or .onnx, got {str(path)!r}")
+    check_module(model)
     dim = 1 if getattr(model, "batch_first", True) is False else 0
     example = _example(model, inputs, dim)
     batch = torch.export.Dim("batch")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import torch
 from torch import Tensor
 
@@ -43,7 +45,7 @@ def check_generator(generator: object) -> torch.Generator | None:
     """
     if generator is None or isinstance(generator, torch.Generator):
         return generator
-    seed = generator if isinstance(generator, int) else 0
+    seed = generator if isinstance(generator, Integral) else 0
     way_out = f"torch.Generator().manual_seed({seed}) makes one"
     raise TypeError(f"generator must be a torch.Generator or None, got {generator!r}; {way_out}")
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 HEADS = ("num_classes", "out_features")  # arguments that are the length of the last layer's output
 STEM = "in_channels"
+OF_TRAINING = ("dropout", "init")  # what a trained model in eval mode does not depend on
 
 
 def pretrained(card: _weights.Weights, config: Mapping[str, Any]) -> nn.Module:
@@ -45,11 +46,13 @@ def pretrained(card: _weights.Weights, config: Mapping[str, Any]) -> nn.Module:
             (notes if note else problems).append(note or f"{key} has shape {tuple(state[key].shape)}")
     if problems:
         given = ", ".join(f"{key}={value!r}" for key, value in changed.items())
+        free = [name for name in (*HEADS, STEM) if name in card.config]
         raise ValueError(
             f"the weights {str(card)!r} do not fit {card.model!r} with {given}: {'; '.join(problems)}; "
-            f"only {', '.join(name for name in (*HEADS, STEM) if name in card.config)}, "
-            "and arguments without parameters, can differ from the card's config"
+            f"only {', '.join([*free, 'what has no parameters'])} can differ from the card's config"
         )
+    functions = (key for key in changed if key not in (*HEADS, STEM, *OF_TRAINING))
+    notes += [f"{key}={changed[key]!r} computes otherwise than {card.config.get(key)!r} did" for key in functions]
     model.load_state_dict(versioned(tensors, versions_of(state)))
     if notes:
         warnings.warn(f"the weights {str(card)!r} are adapted: {'; '.join(notes)}", UserWarning, stacklevel=3)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from torchbasics._model import modes_kept
+from torchbasics._model import check_module, modes_kept
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -71,6 +71,7 @@ def summary(model: nn.Module, input_shape: Sequence[int]) -> Summary:
     ------------------------------------------------------
     total                                15             24
     """
+    check_module(model)
     layers = {
         layer: name
         for name, layer in model.named_modules()

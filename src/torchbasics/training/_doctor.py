@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from torchbasics import _checks
+from torchbasics._model import check_module
 from torchbasics._recipe import Recipe
 from torchbasics.data._batch import Batch
 from torchbasics.data._batches import Batches, make_batches
@@ -73,6 +74,7 @@ def check(
     softmax-before-cross-entropy
     cannot-learn-one-batch
     """
+    check_module(model)
     for name, value in {"samples": samples, "steps": steps}.items():
         _checks.positive_int(name, value)
     batches = make_batches(data, targets, batch_size=None, default_batch_size=samples, shuffle=True, seed=seed)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import statistics
+import warnings
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 from torchbasics import _checks
+from torchbasics._model import check_module
 from torchbasics._recipe import Recipe
 from torchbasics.data._batch import Batch
 from torchbasics.data._batches import Batches, make_batches
@@ -23,7 +26,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 SMOOTHING = 0.9  # share of the past in the running mean of losses
+FIRST = 10  # losses, whose running mean is noise still; of fewer steps a fifth
 DIVERGED = 4.0  # times the rise from the best: the test ends where the loss is this far above it
+CLEAR = 5.0  # deviations of the running mean: a fall of less is no sign of anything
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class RateSearch:
         rates: The learning rate of each update, each larger than the one before.
         losses: The loss of each update's batch, before the update.
         smoothed: The running mean of *losses*, free of bias towards its start.
-        suggestion: The rate at which the smoothed loss fell fastest below all it had been.
+        suggestion: The rate at which the smoothed loss fell fastest below all it had been since the first ten.
 
     >>> print(RateSearch([0.001, 0.01, 0.1], [2.0, 1.0, 3.0], [2.0, 1.5, 2.2], suggestion=0.01))
     lr 0.01 of 3 tried from 0.001 to 0.1, lowest loss 1.5
@@ -68,6 +73,8 @@ def find_lr(
 ) -> RateSearch:
     """Train a copy of *model* while the learning rate grows by a constant factor, and see where the loss falls fastest.
 
+    A warning tells where it hardly falls at all: then no rate is better than another.
+
     Model, optimizer, modes, gradients and all random generators are left as they are, to the bit.
 
     Args:
@@ -96,6 +103,7 @@ def find_lr(
     >>> 1e-3 < found.suggestion < 10
     True
     """
+    check_module(model)
     _checks.positive_int("steps", steps, least=10)
     if _checks.positive("lowest", lowest) >= _checks.positive("highest", highest):
         raise ValueError(f"lowest must be less than highest, got {lowest!r} and {highest!r}")
@@ -120,7 +128,7 @@ def find_lr(
 def _search(step: Step, batches: Iterator[Batch], rates: list[float]) -> RateSearch:
     losses: list[float] = []
     smoothed: list[float] = []
-    mean = 0.0
+    mean, first = 0.0, min(FIRST, len(rates) // 5)
     for rate, batch in zip(rates, batches, strict=False):
         for group in (group for optimizer in step.optimizers for group in optimizer.param_groups):
             group["lr"] = rate
@@ -133,18 +141,34 @@ def _search(step: Step, batches: Iterator[Batch], rates: list[float]) -> RateSea
         mean = SMOOTHING * mean + (1 - SMOOTHING) * value
         losses.append(value)
         smoothed.append(mean / (1 - SMOOTHING ** len(losses)))
-        best = min(smoothed)
-        if smoothed[-1] - best > DIVERGED * max(smoothed[0] - best, abs(best) / 10):
-            break
-    if len(losses) < 3:
+        if len(losses) > first + 1:
+            best = min(smoothed[first:])
+            if smoothed[-1] - best > DIVERGED * max(max(smoothed[:first]) - best, abs(best) / 10):
+                break
+    if len(losses) < first + 2:
         raise NonFiniteError(
             f"the loss is not finite at the learning rate {rates[len(losses)]:g}; give a smaller lowest, "
             "or let training.check look at model and data"
         )
+    _warn_of_noise(losses, smoothed, first)
     used = rates[: len(losses)]
     # The fall from a peak that a rate was too high for, back to what was reached before, is no progress.
-    slopes = [after - before for before, after in pairwise(accumulate(smoothed, min))]
-    return RateSearch(used, losses, smoothed, used[min(range(len(slopes)), key=slopes.__getitem__)])
+    falls = [before - after for before, after in pairwise(accumulate(smoothed[first:], min))]
+    return RateSearch(used, losses, smoothed, used[first + falls.index(max(falls))])
+
+
+def _warn_of_noise(losses: list[float], smoothed: list[float], first: int) -> None:
+    """Warn where the running mean falls by no more than it does by chance, as batches differ."""
+    deviation = statistics.stdev(losses[: 2 * first]) * math.sqrt((1 - SMOOTHING) / (1 + SMOOTHING))
+    fall = smoothed[first] - min(smoothed[first:])
+    if fall <= CLEAR * deviation:
+        warnings.warn(
+            f"the loss falls by {fall:.2g} at most, which is in its noise from batch to batch ({deviation:.2g}), so "
+            "that the suggestion says nothing. A model that has learned already needs less than what it learned with; "
+            "otherwise give a larger batch_size or highest, or let training.check look",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def _endless(batches: Batches, device: Any) -> Iterator[Batch]:
