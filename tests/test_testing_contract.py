@@ -310,6 +310,19 @@ BROKEN: list[tuple[str, Callable[[], nn.Module], str]] = [
 ]
 
 
+def test_one_check_finds_what_changes_its_inputs_for_good() -> None:
+    """Not all that give the same inputs to a model twice."""
+
+    class Twice(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.mul_(2))
+
+    with pytest.raises(ContractError) as caught:
+        check_model(lambda: Twice(6, 5), (6,), skip=(*FAST, "pickle", "config"))
+
+    assert caught.value.report.names("failed") == ["inputs_untouched"]
+
+
 def test_layers_in_a_list_are_named() -> None:
     """They break several checks, of which one says why."""
     with pytest.raises(ContractError) as caught:

@@ -193,12 +193,11 @@ def inputs_untouched(subject: Subject) -> None:
     for mode in ("eval", "training"):
         model, inputs = subject.model(), subject.inputs(4)
         before, version, needs_grad = inputs.clone(), inputs._version, inputs.requires_grad
-        if mode == "eval":
-            subject.run(model, inputs)
-        elif any(p.requires_grad for p in model.parameters()):
+        if mode == "training" and any(p.requires_grad for p in model.parameters()):
             subject.backward(model, inputs)
         else:
-            subject.run(model.train(), inputs)
+            with settings_kept(), forked(2):
+                model.train(mode == "training")(inputs)
         if inputs._version != version or not same(inputs, before):
             raise BrokenError(f"in {mode} mode, forward or backward writes to the inputs")
         if inputs.requires_grad != needs_grad:

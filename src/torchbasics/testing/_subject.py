@@ -118,9 +118,13 @@ class Subject:
         return inputs.to(self.device, self.dtype if inputs.is_floating_point() else inputs.dtype)
 
     def run(self, model: Callable[..., Any], inputs: Tensor, *, seed: int = 2) -> list[Tensor]:
-        """Return all tensors in what *model* returns, in their order; global generators start from *seed*."""
+        """Return all tensors in what *model* returns, in their order; global generators start from *seed*.
+
+        It is given a copy: that it writes to its inputs is for one check to find, and would mislead all others.
+        """
+        copy = torch.empty_strided(inputs.shape, inputs.stride(), dtype=inputs.dtype, device=inputs.device)
         with settings_kept(), forked(seed):
-            return tensors(model(inputs))
+            return tensors(model(copy.copy_(inputs)))
 
     def backward(self, model: nn.Module, inputs: Tensor) -> None:
         """Run *model* in training mode, and give its parameters the gradient of the loss.
