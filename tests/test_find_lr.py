@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import warnings
 from itertools import pairwise
 from typing import Any
 
@@ -93,8 +94,26 @@ def test_the_first_losses_suggest_nothing(seed: int) -> None:
 def test_noise_is_told_from_a_fall() -> None:
     """Nothing can be learned from labels that are drawn; the warning says so, and what may help."""
     labels = torch.randint(3, (len(X),), generator=torch.Generator().manual_seed(1))
-    with pytest.warns(UserWarning, match=r"in its noise from batch to batch .* give a larger batch_size or highest"):
+    with pytest.warns(
+        UserWarning, match=r"no more than 5.5 times its noise of .* give larger batches, or rates in another"
+    ):
         find_lr(mlp(), X, labels, batch_size=10)
+
+
+@pytest.mark.parametrize("options", [{"lowest": 1e-2}, {"steps": 12}, {"steps": 30}], ids=["high", "short", "shorter"])
+def test_a_fall_that_begins_at_once_is_no_noise(options: dict[str, Any]) -> None:
+    """The losses of the first updates have a trend, which is not taken for their noise."""
+    train, _ = data.fashion_mnist_mini()
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        find_lr(models.get_model("mlp"), train, **options)
+
+
+def test_rates_that_are_all_too_high_are_warned_of() -> None:
+    x = torch.linspace(-1, 1, 1000).unsqueeze(1)
+    with pytest.warns(UserWarning, match="or rates in another range$"):
+        find_lr(nn.Linear(1, 1), x, 2 * x, optimizer="sgd", lowest=5, highest=1000)
 
 
 def test_losses_that_go_up_and_down_are_no_divergence() -> None:

@@ -180,8 +180,11 @@ def test_sample_with_a_generator_leaves_the_global_ones_alone(path: Path) -> Non
     assert torch.equal(torch.get_rng_state(), before)
     assert str(np.random.get_state()) == numbers  # noqa: NPY002
     assert torch.equal(seeded_run(lambda: model.sample(5)), seeded_run(lambda: model.test(model.buildNoiseData(5)[0])))
+
+
+def test_a_seed_is_no_generator(path: Path) -> None:
     with pytest.raises(TypeError, match=r"^generator must be a torch.Generator or None, got 3; torch"):
-        model.sample(5, generator=3)  # type: ignore[arg-type]  # the mistake
+        hub.load_dcgan(Zoo(path).write()).sample(5, generator=3)  # type: ignore[arg-type]  # the mistake
 
 
 def test_loading_takes_no_random_numbers(path: Path) -> None:

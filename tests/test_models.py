@@ -14,7 +14,7 @@ import pytest
 from torch import nn
 
 from tests.helpers import module_at
-from torchbasics import _zoo, models
+from torchbasics import _zoo, io, models
 from torchbasics.models import DCGAN, MLP, CNNModel, RNNClassifier, StackedRNN
 
 if TYPE_CHECKING:
@@ -133,8 +133,8 @@ def test_a_model_of_ones_own_is_registered() -> None:
         _zoo.forget("scale")
 
 
-def test_a_class_that_takes_any_argument_says_itself_which_it_takes() -> None:
-    """Such as one that hands them on."""
+def test_defaults_of_a_class_that_takes_any_argument(tmp_path: Path) -> None:
+    """Such as one that hands them on. Others cannot be given by name: a file would not have them."""
 
     @models.register("wrapped", defaults={"channels": (4, 8)})
     class Wrapped(models.CNNModel):
@@ -142,8 +142,13 @@ def test_a_class_that_takes_any_argument_says_itself_which_it_takes() -> None:
             super().__init__(**options)
 
     try:
-        made: Any = models.get_model("wrapped", hidden=3)
-        assert (made.channels, made.hidden) == ((4, 8), 3)
+        made: Any = models.get_model("wrapped")
+        assert (made.channels, repr(made).partition("(")[0]) == ((4, 8), "Wrapped")
+        io.save(made, tmp_path / "wrapped.safetensors")
+        loaded: Any = io.load(tmp_path / "wrapped.safetensors")
+        assert loaded.channels == (4, 8)
+        with pytest.raises(TypeError, match=r"unknown argument 'hidden'; .*Wrapped names none in its __init__$"):
+            models.get_model("wrapped", hidden=3)
     finally:
         _zoo.forget("wrapped")
 

@@ -352,7 +352,7 @@ def test_weights_for_the_config_of_the_card_are_used_whole() -> None:
         (
             {"hidden": 60},
             ValueError,
-            "only num_classes, in_channels, what has no parameters can differ from the card's",
+            "only num_classes and in_channels and arguments without parameters can differ from the card's",
         ),
     ],
     ids=["width", "layers", "unknown", "way out"],
@@ -363,17 +363,36 @@ def test_what_the_weights_do_not_fit_is_refused(config: dict[str, Any], error: t
 
 
 def test_a_gan_has_no_ends_that_could_differ() -> None:
-    with pytest.raises(ValueError, match=r"shape .*; only what has no parameters can differ from the card's config$"):
+    with pytest.raises(
+        ValueError, match=r"shape .*; only arguments without parameters can differ from the card's config$"
+    ):
         models.get_model("dcgan", weights="DEFAULT", out_channels=3)
 
 
 def test_another_function_between_the_layers_is_told() -> None:
-    """The weights fit, and were learned with another one; what a trained model does not depend on is no change."""
-    with pytest.warns(UserWarning, match="are adapted: activation='tanh' computes otherwise than 'relu' did$"):
+    """The weights fit, and were learned with another one."""
+    with pytest.warns(UserWarning, match="are adapted: activation is 'tanh', and was 'relu' in training$"):
         models.get_model("mlp", weights="DEFAULT", activation="tanh")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"dropout": 0.5},
+        {"init": "zeros"},
+        {"bias_init": "zeros"},
+        {"hidden": [256, 128]},
+        {"output_activation": "identity"},
+    ],
+    ids=lambda config: next(iter(config)),
+)
+def test_what_a_trained_model_does_not_depend_on_is_no_change(config: dict[str, Any]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        models.get_model("mlp", weights="DEFAULT", dropout=0.5)
+        model = models.get_model("mlp", weights="DEFAULT", **config)
+
+    inputs = data.fashion_mnist_mini()[1].inputs[:8]
+    assert torch.equal(model(inputs), models.get_model("mlp", weights="DEFAULT")(inputs))
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"model": "mlp"}'])
@@ -663,6 +682,7 @@ class Interrupt:
             signal.raise_signal(signal.SIGTERM)
 
 
+@pytest.mark.parametrize("damaged", [False, True], ids=["whole", "damaged"])
 @pytest.mark.parametrize(("name", "teachers"), [("cnn/teacher", 0), ("cnn/fashion_mnist", 1)])
 def test_reproducing_goes_on_where_a_signal_ended_it(
     made: Path,
@@ -671,10 +691,12 @@ def test_reproducing_goes_on_where_a_signal_ended_it(
     capsys: pytest.CaptureFixture[str],
     name: str,
     teachers: int,
+    *,
+    damaged: bool,
 ) -> None:
     """The first call ends with 143 and writes no model; the second ends on the bits of the card.
 
-    What the teacher says is asked once.
+    What the teacher says is asked once; again where the file of it is damaged.
     """
     asked: list[Any] = []
 
@@ -695,9 +717,11 @@ def test_reproducing_goes_on_where_a_signal_ended_it(
     assert e.value.code == 143
     assert "the same command goes on" in capsys.readouterr().err
     assert not list(tmp_path.glob("runs/*/model.safetensors"))
+    for kept in tmp_path.glob("runs/*/.taught.safetensors"):
+        kept.write_bytes(kept.read_bytes()[: -1 if damaged else None])
 
     assert reproduce(made, tmp_path, monkeypatch, name) == 0
-    assert len(asked) == teachers
+    assert len(asked) == teachers * (1 + damaged)
     assert [path.name for path in tmp_path.glob("runs/*/*")] == ["model.safetensors"]
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["same_bits"]
 

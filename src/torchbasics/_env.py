@@ -70,10 +70,12 @@ def of_float32(device: str) -> str:
     if hasattr(torch.backends, "fp32_precision"):  # torch >= 2.9, whose older settings raise where the newer are used
         asked = {name.partition(".")[2]: f"{name}.fp32_precision" for name in _OF_FLOAT32.get(device, ())}
         found = {name: attrgetter(setting)(torch.backends) for name, setting in asked.items()}
-    else:
+    elif device in _OF_FLOAT32:
         found = {"matmul": torch.get_float32_matmul_precision().replace("highest", "ieee")}
         if device == "cuda":
             found["conv"] = "tf32" if torch.backends.cudnn.allow_tf32 else "ieee"
+    else:
+        found = {}
     return ", ".join(f"{name} {kind}" for name, kind in found.items() if kind not in ("none", "ieee")) or "none"
 
 

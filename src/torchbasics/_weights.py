@@ -176,7 +176,8 @@ def read_card(path: Path) -> Weights:
         made = {key: tuples(content[key]) for key in ("config", "classes", "input_shape")}
         return Weights(**{**content, **made})
     except (ValueError, TypeError, KeyError) as e:
-        raise ValueError(f"{str(path)!r} is no card of weights ({e}); reinstall torchbasics") from e
+        reason = f"it has no {e}" if isinstance(e, KeyError) else e
+        raise ValueError(f"{str(path)!r} is no card of weights ({reason}); reinstall torchbasics") from e
 
 
 def verified(path: Path, sha256: str) -> Path:

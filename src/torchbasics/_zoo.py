@@ -101,7 +101,8 @@ def register(name: str, *, defaults: Mapping[str, object] | None = None) -> Call
         if own:
             raise ValueError(f"{cls.__qualname__} has an argument {own[0]!r}, which get_model has too; rename it")
         for key in defaults or {}:
-            _check_argument(name, key, cls)
+            if not _takes_any(cls):
+                _check_argument(name, key, cls)
         _entries[name] = Entry(name, cls, dict(defaults or {}))
         return cls
 
@@ -120,10 +121,11 @@ def _owner(name: str, cls: type[nn.Module]) -> str:
 
 
 def _check_argument(name: str, key: str, cls: type[nn.Module]) -> None:
-    if any(p.kind is p.VAR_KEYWORD for p in inspect.signature(cls).parameters.values()):
-        return  # the class itself knows which it takes
+    known = parameters(cls)
+    if not known:
+        raise TypeError(f"{name!r}: unknown argument {key!r}; {cls.__qualname__} names none in its __init__")
     try:
-        _checks.choice("argument", key, parameters(cls))
+        _checks.choice("argument", key, known)
     except ValueError as e:
         raise TypeError(f"{name!r}: {e}") from None
 
@@ -194,8 +196,13 @@ def build(name: str, **config: object) -> nn.Module:
 
 
 def parameters(cls: type[nn.Module]) -> list[str]:
-    """Return the names of the constructor's arguments."""
-    return [p for p in inspect.signature(cls).parameters if p not in ("args", "kwargs")]
+    """Return the names of the constructor's arguments, without those that ``*args`` and ``**kwargs`` stand for."""
+    found = inspect.signature(cls).parameters.values()
+    return [p.name for p in found if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+
+
+def _takes_any(cls: type[nn.Module]) -> bool:
+    return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(cls).parameters.values())
 
 
 def name_of(model: nn.Module) -> str | None:

@@ -173,7 +173,9 @@ def _add_inspect(command: argparse.ArgumentParser) -> None:
 def _add_generate(command: argparse.ArgumentParser) -> None:
     text = "a file that train or io.save wrote, or the name of weights (default: dcgan)"
     command.add_argument("file", nargs="?", default="dcgan", metavar="MODEL", help=f"what draws images: {text}")
-    command.add_argument("-n", "--number", type=int, default=64, metavar="N", help="how many images (default: 64)")
+    command.add_argument(
+        "-n", "--number", type=int, default=64, metavar="N", help="how many images, 1,000 at most (default: 64)"
+    )
     command.add_argument("-o", "--out", required=True, metavar="PICTURE", help="where to write them, such as grid.png")
     command.add_argument("--seed", type=int, default=0, metavar="SEED", help="another one gives others (default: 0)")
 

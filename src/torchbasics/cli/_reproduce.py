@@ -6,7 +6,7 @@ import itertools
 import json
 import shutil
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from torchbasics import _safetensors, _weights, _world, _zoo, data, io
+from torchbasics import _env, _safetensors, _weights, _world, _zoo, data, io
+from torchbasics._files import CheckpointError
 from torchbasics._recipe import Recipe
 from torchbasics.cli import _frechet
 from torchbasics.cli._feature_gan import FeatureAdversarial, FeatureDiscriminators
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator, Mapping
 
-TAUGHT = "taught.safetensors"  # what the teacher said, for a run that is interrupted
+TAUGHT = ".taught.safetensors"  # what the teacher said, for a run that is interrupted
 LONG = 4  # times the epochs of the card
 SPARE = 0.003  # of accuracy, where another processor or torch rounds differently
 FURTHER = 1.5  # times the distance of the card, for the same reason: a GAN ends elsewhere after another rounding
@@ -53,10 +54,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     checkpoint = folder / "checkpoint"  # for a run that is interrupted; the next one begins anew
     train, test = data.fashion_mnist(args.root)
     model = retrain(card.model, card.config, training, train, seed=seed, checkpoint=checkpoint)
-    shutil.rmtree(checkpoint)
-    (folder / TAUGHT).unlink(missing_ok=True)
     path = folder / "model.safetensors"
     save(model, path, train)
+    shutil.rmtree(checkpoint)
+    checkpoint.with_name(TAUGHT).unlink(missing_ok=True)
     report = {"weights": str(card), "seed": seed, "file": str(path), "sha256": _weights.sha256_of(path)}
     report["same_bits"] = report["sha256"] == card.sha256
     print(f"saved {path}: {'the same bits as' if report['same_bits'] else 'other bits than'} {card}")
@@ -177,9 +178,9 @@ def without_batch_norm(trained: nn.Module, plain: nn.Module) -> nn.Module:
 
 def _kept(teacher: Mapping[str, Any], train: Images, path: Path | None) -> Tensor:
     """Return the `probabilities` of *teacher*, from the file *path* where a run that was interrupted has left them."""
-    about = json.dumps(dict(teacher), sort_keys=True)
+    about = json.dumps([dict(teacher), torch.__version__, _env.instructions(), torch.get_num_threads()])
     if path is not None and path.is_file():
-        with _safetensors.opened(path) as file:
+        with suppress(CheckpointError), _safetensors.opened(path) as file:  # a damaged one is made again
             if file.fields and file.fields["metadata"] == about:
                 return file.read()["probabilities"]
     found = probabilities(teacher, train)

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 HEADS = ("num_classes", "out_features")  # arguments that are the length of the last layer's output
 STEM = "in_channels"
-OF_TRAINING = ("dropout", "init")  # what a trained model in eval mode does not depend on
+FUNCTIONS = ("activation", "output_activation")  # arguments that change what is computed, without parameters
+SAME = {None, "identity"}
 
 
 def pretrained(card: _weights.Weights, config: Mapping[str, Any]) -> nn.Module:
@@ -46,13 +47,13 @@ def pretrained(card: _weights.Weights, config: Mapping[str, Any]) -> nn.Module:
             (notes if note else problems).append(note or f"{key} has shape {tuple(state[key].shape)}")
     if problems:
         given = ", ".join(f"{key}={value!r}" for key, value in changed.items())
-        free = [name for name in (*HEADS, STEM) if name in card.config]
+        free = [*(name for name in (*HEADS, STEM) if name in card.config), "arguments without parameters"]
         raise ValueError(
             f"the weights {str(card)!r} do not fit {card.model!r} with {given}: {'; '.join(problems)}; "
-            f"only {', '.join([*free, 'what has no parameters'])} can differ from the card's config"
+            f"only {' and '.join(free)} can differ from the card's config"
         )
-    functions = (key for key in changed if key not in (*HEADS, STEM, *OF_TRAINING))
-    notes += [f"{key}={changed[key]!r} computes otherwise than {card.config.get(key)!r} did" for key in functions]
+    functions = [(key, changed[key], card.config[key]) for key in FUNCTIONS if key in changed]
+    notes += [f"{key} is {now!r}, and was {then!r} in training" for key, now, then in functions if {now, then} != SAME]
     model.load_state_dict(versioned(tensors, versions_of(state)))
     if notes:
         warnings.warn(f"the weights {str(card)!r} are adapted: {'; '.join(notes)}", UserWarning, stacklevel=3)

@@ -122,9 +122,8 @@ class Subject:
 
         It is given a copy: that it writes to its inputs is for one check to find, and would mislead all others.
         """
-        copy = torch.empty_strided(inputs.shape, inputs.stride(), dtype=inputs.dtype, device=inputs.device)
         with settings_kept(), forked(seed):
-            return tensors(model(copy.copy_(inputs)))
+            return tensors(model(_copied(inputs)))
 
     def backward(self, model: nn.Module, inputs: Tensor) -> None:
         """Run *model* in training mode, and give its parameters the gradient of the loss.
@@ -199,6 +198,15 @@ def moved(model: nn.Module) -> nn.Module:
             if p.requires_grad:
                 p.add_(torch.randn_like(p), alpha=0.01)
     return model
+
+
+def _copied(inputs: Tensor) -> Tensor:
+    """Return a copy in the same layout of memory; one in which values share memory is not kept."""
+    source = inputs.detach()
+    if 0 in inputs.stride():
+        return source.clone().requires_grad_(inputs.requires_grad)
+    copy = torch.empty_strided(inputs.shape, inputs.stride(), dtype=inputs.dtype, device=inputs.device)
+    return copy.copy_(source).requires_grad_(inputs.requires_grad)
 
 
 def tensors(value: Any) -> list[Tensor]:

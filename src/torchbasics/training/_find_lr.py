@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 SMOOTHING = 0.9  # share of the past in the running mean of losses
 FIRST = 10  # losses, whose running mean is noise still; of fewer steps a fifth
 DIVERGED = 4.0  # times the rise from the best: the test ends where the loss is this far above it
-CLEAR = 5.0  # deviations of the running mean: a fall of less is no sign of anything
+CLEAR = (
+    5.5  # deviations of the running mean: of drawn labels it fell by up to 5, of what can be learned by 5.8 and more
+)
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class RateSearch:
         rates: The learning rate of each update, each larger than the one before.
         losses: The loss of each update's batch, before the update.
         smoothed: The running mean of *losses*, free of bias towards its start.
-        suggestion: The rate at which the smoothed loss fell fastest below all it had been since the first ten.
+        suggestion: The rate at which the smoothed loss fell fastest below all it had been. The first ten count
+            for nothing, of few steps the first fifth.
 
     >>> print(RateSearch([0.001, 0.01, 0.1], [2.0, 1.0, 3.0], [2.0, 1.5, 2.2], suggestion=0.01))
     lr 0.01 of 3 tried from 0.001 to 0.1, lowest loss 1.5
@@ -158,14 +161,17 @@ def _search(step: Step, batches: Iterator[Batch], rates: list[float]) -> RateSea
 
 
 def _warn_of_noise(losses: list[float], smoothed: list[float], first: int) -> None:
-    """Warn where the running mean falls by no more than it does by chance, as batches differ."""
-    deviation = statistics.stdev(losses[: 2 * first]) * math.sqrt((1 - SMOOTHING) / (1 + SMOOTHING))
+    """Warn where the running mean falls by what it may fall by chance, as batches differ."""
+    steps = [(after - before) ** 2 for before, after in pairwise(losses[: 2 * first])]
+    deviation = math.sqrt(
+        statistics.mean(steps) / 2 * (1 - SMOOTHING) / (1 + SMOOTHING)
+    )  # at length, and without trend
     fall = smoothed[first] - min(smoothed[first:])
     if fall <= CLEAR * deviation:
         warnings.warn(
-            f"the loss falls by {fall:.2g} at most, which is in its noise from batch to batch ({deviation:.2g}), so "
-            "that the suggestion says nothing. A model that has learned already needs less than what it learned with; "
-            "otherwise give a larger batch_size or highest, or let training.check look",
+            f"the smoothed loss falls by {fall:.2g}, no more than {CLEAR:g} times its noise of {deviation:.2g}: the "
+            "suggestion says nothing. A model that has learned already needs a smaller rate than it learned with; "
+            "otherwise give larger batches, or rates in another range",
             UserWarning,
             stacklevel=4,
         )

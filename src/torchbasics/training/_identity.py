@@ -160,7 +160,7 @@ def numerics(device: torch.device, recipe: Recipe) -> dict[str, Any]:
 
 def tell_numerics(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Log where a resumed run is not computed as before; the order of the data is the same all the same."""
-    other = [f"{k} was {then.get(k)!r} and is {v!r}" for k, v in now.items() if then.get(k) != v]
+    other = [f"{k} was {then[k]!r} and is {v!r}" for k, v in now.items() if then.get(k, v) != v]
     if other:
         logging.getLogger("torchbasics").warning(
             "the run goes on with the same data order, but not to the same last bits: %s", "; ".join(other)
