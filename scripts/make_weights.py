@@ -145,7 +145,7 @@ SPECS: dict[str, dict[str, Any]] = {
             "Not for decisions about people."
         ),
         "recipe": Recipe(
-            epochs=12,
+            epochs=14,
             batch_size=50,
             optimizer=("adam", {"betas": (0.0, 0.99)}),  # a momentum lets the discriminator win
             lr=8e-3,
