@@ -110,10 +110,13 @@ def test_a_fall_that_begins_at_once_is_no_noise(options: dict[str, Any]) -> None
         find_lr(models.get_model("mlp"), train, **options)
 
 
-def test_rates_that_are_all_too_high_are_warned_of() -> None:
-    x = torch.linspace(-1, 1, 1000).unsqueeze(1)
+@pytest.mark.parametrize("lowest", [5, 1e10])
+def test_rates_that_are_all_too_high_are_warned_of(lowest: float) -> None:
+    """Even where the squares of losses are beyond all numbers."""
+    x = torch.linspace(-1, 1, 1000, dtype=torch.float64).unsqueeze(1)
+    model = nn.Linear(1, 1, dtype=torch.float64)
     with pytest.warns(UserWarning, match="or rates in another range$"):
-        find_lr(nn.Linear(1, 1), x, 2 * x, optimizer="sgd", lowest=5, highest=1000)
+        find_lr(model, x, 2 * x, optimizer="sgd", lowest=lowest, highest=100 * lowest)
 
 
 def test_losses_that_go_up_and_down_are_no_divergence() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 import warnings
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -28,9 +27,7 @@ if TYPE_CHECKING:
 SMOOTHING = 0.9  # share of the past in the running mean of losses
 FIRST = 10  # losses, whose running mean is noise still; of fewer steps a fifth
 DIVERGED = 4.0  # times the rise from the best: the test ends where the loss is this far above it
-CLEAR = (
-    5.5  # deviations of the running mean: of drawn labels it fell by up to 5, of what can be learned by 5.8 and more
-)
+CLEAR = 5.5  # deviations of the running mean: it fell by up to 5 with drawn labels, by 5.8 and more with true ones
 
 
 @dataclass(frozen=True)
@@ -162,10 +159,9 @@ def _search(step: Step, batches: Iterator[Batch], rates: list[float]) -> RateSea
 
 def _warn_of_noise(losses: list[float], smoothed: list[float], first: int) -> None:
     """Warn where the running mean falls by what it may fall by chance, as batches differ."""
-    steps = [(after - before) ** 2 for before, after in pairwise(losses[: 2 * first])]
-    deviation = math.sqrt(
-        statistics.mean(steps) / 2 * (1 - SMOOTHING) / (1 + SMOOTHING)
-    )  # at length, and without trend
+    early = losses[: 2 * first]
+    spread = math.dist(early[1:], early[:-1]) / math.sqrt(2 * (len(early) - 1))  # of neighbours: without their trend
+    deviation = spread * math.sqrt((1 - SMOOTHING) / (1 + SMOOTHING))  # once the mean is of many
     fall = smoothed[first] - min(smoothed[first:])
     if fall <= CLEAR * deviation:
         warnings.warn(
