@@ -51,7 +51,10 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size)]
         command += ["-m", "tests.worlds", str(folder), *IN_PROCESSES[size]]
         env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}/src:{ROOT}"}
-        run = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False, timeout=1800)
+        try:
+            run = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False, timeout=1800)
+        except subprocess.TimeoutExpired as e:
+            pytest.fail(f"{size} processes hang: {(e.stderr or b'').decode()}")
         assert run.returncode == 0, run.stderr[-4000:]
         return folder
 

@@ -422,6 +422,19 @@ def test_the_end_waits_for_a_thread_that_works_and_not_for_ever(monkeypatch: pyt
     _meeting._settle()  # the next test has no such thread
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="Python 3.12 forks well at any time")
+def test_processes_that_read_are_forked_when_gloo_holds_no_tensor() -> None:
+    """Else one in some thousand would wait for ever (CPython's gh-112275); the second is the positive control."""
+    command = [sys.executable, str(ROOT / "tests/faults/forking.py")]
+    kept, other = (
+        subprocess.run([*command, how], env=environment(), text=True, capture_output=True, timeout=SECONDS, check=True)
+        for how in ("kept", "at once")
+    )
+
+    assert kept.stdout == "0 of 60\n"
+    assert int(other.stdout.split()[0]) > 0
+
+
 def test_without_torchrun_the_cause_is_told_too(tmp_path: Path) -> None:
     """Process 0, which keeps what they share, waits until the others know; also where it was the first to fail."""
     first, last = mistakes(tmp_path, "callback", "nothing", "argument")

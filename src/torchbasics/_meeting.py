@@ -22,7 +22,7 @@ import torch.distributed as dist
 
 TIMEOUT = timedelta(minutes=10)  # that the processes wait for each other; of your own with init_process_group
 ADDRESS = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun tells each process
-SETTLING = 2.0  # seconds at most that a process which ends waits for torch's threads; they need a moment
+SETTLING = 2.0  # seconds at most that a process which ends, or forks, waits for torch's threads; they need a moment
 RESTS = 5  # times that they are seen at rest: a thread that waits for Python sleeps, too; between two looks it has it
 PARENT = os.getppid()
 _met: Any = None  # the store over which the processes meet
@@ -172,6 +172,16 @@ def _end() -> None:
 
 
 atexit.register(_end)  # here, so that what others register runs before
+
+
+def before_fork() -> None:
+    """Let gloo's threads come to rest before processes that read data are forked from this one.
+
+    One that is letting go of a tensor may hold a lock of Python's, for which a process forked meanwhile waits for ever:
+    CPython's gh-112275, mended in 3.12.
+    """
+    if _gloo and sys.version_info < (3, 12):
+        _settle()
 
 
 def _settle() -> None:
