@@ -101,6 +101,8 @@ def test_the_name_of_weights_is_answered_with_the_call() -> None:
         models.get_model("cnn/a")
     with pytest.raises(ValueError, match=r"^unknown model 'cn/a'; "):
         models.get_model("cn/a")
+    with pytest.raises(ValueError, match=r"^unknown model 'cnn/a'; get_weights\('cnn'\) returns the cards"):
+        models.get_weights("cnn/a")
 
 
 def test_an_unknown_argument_is_answered_with_the_nearest() -> None:

@@ -125,6 +125,9 @@ def get_weights(name: str) -> tuple[Weights, ...]:
     >>> get_weights("cnn")[0].classes[:2]
     ('T-shirt/top', 'Trouser')
     """
+    model, slash, _ = str(name).partition("/")
+    if slash and model in _zoo.list_models():
+        raise ValueError(f"unknown model {name!r}; get_weights({model!r}) returns the cards of all its weights")
     _checks.choice("model", name, _zoo.list_models())
     cards = [read_card(path) for path in sorted(FOLDER.glob(f"{name}-*.json"))]
     return tuple(sorted(cards, key=lambda card: not card.default))
