@@ -45,7 +45,7 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
     from tests import worlds
 
     @cache
-    def launch(size: int) -> Path:
+    def launch(size: int) -> tuple[Path, str]:
         folder = tmp_path_factory.mktemp(f"worlds{size}")
         assert worlds.begun(folder / "work" / "one")
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size)]
@@ -54,11 +54,15 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
         try:
             run = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False, timeout=1800)
         except subprocess.TimeoutExpired as e:
-            pytest.fail(f"{size} processes hang: {(e.stderr or b'').decode()}")
-        assert run.returncode == 0, run.stderr[-4000:]
+            return folder, f"{size} processes hang: {(e.stderr or b'').decode()[-9000:]}"
+        return folder, run.stderr[-4000:] if run.returncode else ""
+
+    def done(size: int) -> Path:
+        folder, wrong = launch(size)
+        assert not wrong, wrong
         return folder
 
-    return launch
+    return done
 
 
 @pytest.fixture(scope="session")

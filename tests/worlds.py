@@ -335,10 +335,10 @@ def data() -> dict[str, Any]:
 def main() -> None:
     """Do the cases one after the other; one that fails leaves its traceback."""
     torch.set_num_threads(1)
-    faulthandler.dump_traceback_later(300)  # to stderr, where it hangs
     _meeting.TIMEOUT = timedelta(seconds=600)  # where it failed in one process alone
     out = Path(sys.argv[1])
     for name in sys.argv[2:]:
+        faulthandler.dump_traceback_later(300)  # to stderr, where a case hangs
         try:
             made: Any = CASES[name]()
         except Exception:

@@ -174,14 +174,18 @@ def _end() -> None:
 atexit.register(_end)  # here, so that what others register runs before
 
 
-def before_fork() -> None:
-    """Let gloo's threads come to rest before processes that read data are forked from this one.
+def _before_fork() -> None:
+    """Wait, where there is a process group, until its threads rest.
 
-    One that is letting go of a tensor may hold a lock of Python's, for which a process forked meanwhile waits for ever:
-    CPython's gh-112275, mended in 3.12.
+    One that is letting go of a tensor may hold a lock of Python's, for which a process that is forked meanwhile, as a
+    DataLoader's workers are, waits for ever: CPython's gh-112275, mended in 3.11.10 and 3.12.
     """
-    if _gloo and sys.version_info < (3, 12):
+    if _gloo or (dist.is_available() and dist.is_initialized()):
         _settle()
+
+
+if sys.version_info < (3, 11, 10) and hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork)
 
 
 def _settle() -> None:

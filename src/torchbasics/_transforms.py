@@ -42,10 +42,13 @@ class Transforms(nn.Module):
                 "makes one of a file, torch.from_numpy(...) of an array"
             )
         if images.dtype != torch.uint8:
-            raise TypeError(f"images must be uint8 (0 to 255), got {images.dtype}")
+            way_out = "of values in [0, 1], (images * 255).round().to(torch.uint8) makes them"
+            raise TypeError(f"images must be uint8 (0 to 255), got {images.dtype}; {way_out}")
         channels, *size = self.shape
         if images.ndim != 4 or images.shape[1] != channels:
-            raise ValueError(f"images have shape {tuple(images.shape)}, but this model needs (N, {channels}, H, W)")
+            way_out = f"; for a single one give images{'[None]' * (4 - images.ndim)}" if images.ndim in {2, 3} else ""
+            needed = f"(N, {channels}, H, W)"
+            raise ValueError(f"images have shape {tuple(images.shape)}, but this model needs {needed}{way_out}")
         images = images.to(torch.float32).div_(255)  # the conversion of data.Images, bit for bit
         if list(images.shape[2:]) == size:
             return images

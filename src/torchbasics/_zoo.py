@@ -127,7 +127,8 @@ def _check_argument(name: str, key: str, cls: type[nn.Module]) -> None:
     try:
         _checks.choice("argument", key, known)
     except ValueError as e:
-        raise TypeError(f"{name!r}: {e}") from None
+        of_weights = "; trained weights come with weights='DEFAULT'" if key == "pretrained" else ""
+        raise TypeError(f"{name!r}: {e}{of_weights}") from None
 
 
 def forget(name: str) -> None:

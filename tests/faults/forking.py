@@ -1,43 +1,52 @@
-"""Processes that read data are forked while gloo's threads let go of the tensors of the last exchange, or not.
+"""A process that forks workers for its data while a thread of gloo holds a tensor of the last exchange, or not.
 
-With the argument "kept" this process waits for them, as always; with any other it does not. Prints how many of its
-forks found that they still had one.
+All is on one processor, where gloo's threads run while nothing else does: after the exchange they still hold what was
+sent as the fork begins. This process then waits for them. Prints how often they held something before and after that.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import threading
 import weakref
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader, TensorDataset
 
-from torchbasics import _meeting
-from torchbasics.data._batches import make_batches
-
-FORKS = 60
+FORKS = 4
 
 if __name__ == "__main__":
+    sent: list[weakref.ref[torch.Tensor]] = []
+    held: dict[str, list[bool]] = {"before": [], "after": []}
+
+    def look(when: str) -> None:
+        """Note whether one of the tensors is still there."""
+        held[when].append(any(ref() is not None for ref in sent))
+
+    os.register_at_fork(before=lambda: look("after"))  # what is registered last runs first
+    from torchbasics import _meeting, training
+
+    vars(_meeting)["SETTLING"] = 120.0
+    os.register_at_fork(before=lambda: look("before"))
     store = dist.HashStore()  # type: ignore[attr-defined]  # it is public
     dist.init_process_group("gloo", rank=0, world_size=1, store=store)
-    _meeting.mind_end()
-    sent: list[weakref.ref[torch.Tensor]] = []
-    held: list[bool] = []
-    os.register_at_fork(before=lambda: held.append(any(ref() is not None for ref in sent)))
-    if sys.argv[1] != "kept":
-        vars(_meeting)["before_fork"] = lambda: None
-    samples = TensorDataset(torch.arange(4.0))
-    of_package = make_batches(samples, batch_size=2, workers=1)
-    of_user = make_batches(DataLoader(samples, batch_size=2, num_workers=1), batch_size=None)
-    for turn in range(FORKS):
-        tensors = [torch.ones(2**18) for _ in range(20)]
-        sent[:] = map(weakref.ref, tensors)
-        for tensor in tensors:
-            dist.all_reduce(tensor, async_op=True)
-        del tensor, tensors
-        for _ in (of_package, of_user)[turn % 2].epoch(turn // 2):
-            pass
-    assert len(held) == FORKS, len(held)
-    print(sum(held), "of", FORKS)
+    samples, model = TensorDataset(torch.arange(4.0)[:, None]), torch.nn.Linear(1, 1)
+    data = samples if sys.argv[1] == "dataset" else DataLoader(samples, num_workers=1)
+    dist.all_reduce(torch.ones(1))  # so that all threads are there
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    for task in Path("/proc/self/task").iterdir():
+        os.sched_setaffinity(int(task.name), os.sched_getaffinity(0))
+        if int(task.name) != threading.get_native_id():
+            with suppress(ProcessLookupError):  # it has ended
+                os.sched_setscheduler(int(task.name), os.SCHED_IDLE, os.sched_param(0))
+    for _ in range(FORKS):
+        tensor = torch.ones(2**10)
+        sent[:] = [weakref.ref(tensor)]
+        work = dist.all_reduce(tensor, async_op=True)
+        del tensor, work
+        training.predict(model, data, workers=int(data is samples))
+    print(*(f"{sum(found)} of {len(found)} {when}" for when, found in held.items()), sep=", ")

@@ -85,10 +85,12 @@ def check_targets(outputs: Any, targets: Tensor, all_targets: Tensor, loss: Loss
         _check_classes(outputs, targets, all_targets, loss)
     elif _elementwise(loss):
         if outputs.shape != targets.shape:
-            raise ValueError(
-                f"outputs have shape {tuple(outputs.shape)} and targets {tuple(targets.shape)}; "
-                "they must be equal (targets.unsqueeze(1)?)"
-            )
+            way_out = ""
+            if outputs.ndim == targets.ndim + 1:
+                one = outputs.shape[-1] == 1
+                way_out = " (targets.unsqueeze(1)?)" if one else "; of class numbers, call targets.long()"
+            shapes = f"outputs have shape {tuple(outputs.shape)} and targets {tuple(targets.shape)}"
+            raise ValueError(f"{shapes}; they must be equal{way_out}")
         if not targets.is_floating_point() and not isinstance(loss, nn.PoissonNLLLoss):
             raise TypeError(f"targets are {targets.dtype}, but this loss needs floating ones; call targets.float()")
 
