@@ -54,8 +54,8 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
         try:
             run = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False, timeout=1800)
         except subprocess.TimeoutExpired as e:
-            return folder, f"{size} processes hang: {(e.stderr or b'').decode()[-9000:]}"
-        return folder, run.stderr[-4000:] if run.returncode else ""
+            return folder, f"{size} processes hang: {(e.stderr or b'').decode(errors='replace')[-9000:]}"
+        return folder, run.stderr[-9000:] if run.returncode else ""
 
     def done(size: int) -> Path:
         folder, wrong = launch(size)

@@ -423,10 +423,9 @@ def test_the_end_waits_for_a_thread_that_works_and_not_for_ever(monkeypatch: pyt
     _meeting._settle()  # the next test has no such thread
 
 
-@pytest.mark.skipif(sys.version_info >= (3, 11, 10), reason="this Python forks without that lock")
 @pytest.mark.parametrize("data", ["dataset", "loader"])
 def test_processes_that_read_are_forked_when_gloo_holds_no_tensor(data: str) -> None:
-    """Else one in some thousand would wait for ever (CPython's gh-112275); that it did hold some is the control."""
+    """Else a fork of Python before 3.11.10 may wait for ever; that gloo did hold some is the control."""
     command = [sys.executable, str(ROOT / "tests/faults/forking.py"), data]
     done = subprocess.run(command, env=environment(), text=True, capture_output=True, timeout=SECONDS, check=True)
 

@@ -109,9 +109,7 @@ def test_an_unknown_argument_is_answered_with_the_nearest() -> None:
     """A misspelt argument is named with the likely one."""
     with pytest.raises(TypeError, match=r"^'mlp': unknown argument 'hiden'; did you mean 'hidden'\?$"):
         models.get_model("mlp", hiden=(3,))
-    with pytest.raises(
-        TypeError, match=r"unknown argument 'pretrained'; .*; trained weights come with weights='DEFAULT'$"
-    ):
+    with pytest.raises(TypeError, match=r"unknown argument 'pretrained'; .*; .* weights='DEFAULT' gives them$"):
         models.get_model("cnn", pretrained=True)
 
 

@@ -429,14 +429,12 @@ def test_transforms_scale_images_of_other_sizes() -> None:
         (
             torch.zeros(2, 1, 28, 28),
             TypeError,
-            r"images must be uint8 \(0 to 255\), got torch\.float32; of .* \(images \* 255\)",
+            r"images must be uint8 \(0 to 255\), got torch\.float32; .* \(images \* 255\)",
         ),
         (torch.zeros(2, 3, 28, 28, dtype=torch.uint8), ValueError, r"shape \(2, 3, 28, 28\), but .* \(N, 1, H, W\)"),
-        (
-            torch.zeros(28, 28, dtype=torch.uint8),
-            ValueError,
-            r"shape \(28, 28\), .* \(N, 1, H, W\); .* images\[None\]\[None\]$",
-        ),
+        (torch.zeros(28, 28, dtype=torch.uint8), ValueError, r"shape \(28, 28\), but .* \(N, 1, H, W\)$"),
+        (torch.zeros(1, 28, 28, dtype=torch.uint8), ValueError, r"needs \(N, 1, H, W\); give images\[None\]$"),
+        (torch.zeros(9, 28, 28, dtype=torch.uint8), ValueError, r"needs \(N, 1, H, W\); give images\[:, None\]$"),
         (
             "a.png",
             TypeError,
@@ -448,7 +446,7 @@ def test_transforms_scale_images_of_other_sizes() -> None:
             r"got ndarray; .* torch\.from_numpy\(\.\.\.\)",
         ),
     ],
-    ids=["float", "colour", "one", "path", "array"],
+    ids=["float", "colour", "no channels", "one", "grey", "path", "array"],
 )
 def test_transforms_refuse_what_they_cannot_turn(images: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):

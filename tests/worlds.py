@@ -338,12 +338,13 @@ def main() -> None:
     _meeting.TIMEOUT = timedelta(seconds=600)  # where it failed in one process alone
     out = Path(sys.argv[1])
     for name in sys.argv[2:]:
-        faulthandler.dump_traceback_later(300)  # to stderr, where a case hangs
+        faulthandler.dump_traceback_later(900, exit=True)  # where a case hangs
         try:
             made: Any = CASES[name]()
         except Exception:
             made = traceback.format_exc()
         torch.save(made, out / f"{name}-{RANK}.pt")
+    faulthandler.cancel_dump_traceback_later()
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ TIMEOUT = timedelta(minutes=10)  # that the processes wait for each other; of yo
 ADDRESS = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun tells each process
 SETTLING = 2.0  # seconds at most that a process which ends, or forks, waits for torch's threads; they need a moment
 RESTS = 5  # times that they are seen at rest: a thread that waits for Python sleeps, too; between two looks it has it
+FORKS_WELL = sys.version_info >= (3, 11, 10)  # see `before_fork`
 PARENT = os.getppid()
 _met: Any = None  # the store over which the processes meet
 _gloo = False  # whether this process has had a group with gloo
@@ -174,18 +175,15 @@ def _end() -> None:
 atexit.register(_end)  # here, so that what others register runs before
 
 
-def _before_fork() -> None:
-    """Wait, where there is a process group, until its threads rest.
+def before_fork() -> None:
+    """Wait, where there is a process group, until its threads rest, but not for an exchange that is under way.
 
     One that is letting go of a tensor may hold a lock of Python's, for which a process that is forked meanwhile, as a
-    DataLoader's workers are, waits for ever: CPython's gh-112275, mended in 3.11.10 and 3.12.
+    DataLoader's workers are, waits for ever: CPython's gh-112275, mended in 3.11.10 and 3.12. To be called before
+    forks: what a signal's handler raises in a hook of `os.register_at_fork` would be lost.
     """
-    if _gloo or (dist.is_available() and dist.is_initialized()):
+    if not FORKS_WELL and dist.is_available() and dist.is_initialized():
         _settle()
-
-
-if sys.version_info < (3, 11, 10) and hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork)
 
 
 def _settle() -> None:

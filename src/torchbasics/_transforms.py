@@ -42,11 +42,13 @@ class Transforms(nn.Module):
                 "makes one of a file, torch.from_numpy(...) of an array"
             )
         if images.dtype != torch.uint8:
-            way_out = "of values in [0, 1], (images * 255).round().to(torch.uint8) makes them"
+            way_out = "where they are in [0, 1], give (images * 255).round().to(torch.uint8)"
             raise TypeError(f"images must be uint8 (0 to 255), got {images.dtype}; {way_out}")
         channels, *size = self.shape
         if images.ndim != 4 or images.shape[1] != channels:
-            way_out = f"; for a single one give images{'[None]' * (4 - images.ndim)}" if images.ndim in {2, 3} else ""
+            way_out = ""
+            if images.ndim == 3 and channels in {1, images.shape[0]}:
+                way_out = f"; give images{'[None]' if images.shape[0] == channels else '[:, None]'}"
             needed = f"(N, {channels}, H, W)"
             raise ValueError(f"images have shape {tuple(images.shape)}, but this model needs {needed}{way_out}")
         images = images.to(torch.float32).div_(255)  # the conversion of data.Images, bit for bit

@@ -127,7 +127,7 @@ def _check_argument(name: str, key: str, cls: type[nn.Module]) -> None:
     try:
         _checks.choice("argument", key, known)
     except ValueError as e:
-        of_weights = "; trained weights come with weights='DEFAULT'" if key == "pretrained" else ""
+        of_weights = "; of models that have weights, weights='DEFAULT' gives them" if key == "pretrained" else ""
         raise TypeError(f"{name!r}: {e}{of_weights}") from None
 
 

@@ -1,4 +1,4 @@
-"""A process that forks workers for its data while a thread of gloo holds a tensor of the last exchange, or not.
+"""A process that is to fork workers for its data while a thread of gloo holds a tensor of the last exchange.
 
 All is on one processor, where gloo's threads run while nothing else does: after the exchange they still hold what was
 sent as the fork begins. This process then waits for them. Prints how often they held something before and after that.
@@ -10,12 +10,15 @@ import os
 import sys
 import threading
 import weakref
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader, TensorDataset
+
+from torchbasics import _meeting, training
 
 FORKS = 4
 
@@ -27,11 +30,13 @@ if __name__ == "__main__":
         """Note whether one of the tensors is still there."""
         held[when].append(any(ref() is not None for ref in sent))
 
-    os.register_at_fork(before=lambda: look("after"))  # what is registered last runs first
-    from torchbasics import _meeting, training
+    def look_and_wait(wait: Callable[[], None] = _meeting.before_fork) -> None:
+        """Note it before, and wait."""
+        look("before")
+        wait()
 
-    vars(_meeting)["SETTLING"] = 120.0
-    os.register_at_fork(before=lambda: look("before"))
+    vars(_meeting).update(SETTLING=120.0, FORKS_WELL=False, before_fork=look_and_wait)
+    os.register_at_fork(before=lambda: look("after"))
     store = dist.HashStore()  # type: ignore[attr-defined]  # it is public
     dist.init_process_group("gloo", rank=0, world_size=1, store=store)
     samples, model = TensorDataset(torch.arange(4.0)[:, None]), torch.nn.Linear(1, 1)

@@ -7,7 +7,6 @@ import contextlib
 import importlib
 import io
 import json
-import os
 import sys
 import warnings
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -62,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command with *arguments*, by default those of the process.
 
     Returns:
-        0; 2 after a mistake of the user, told in one line on stderr; 130 after Ctrl-C; 141 where nobody reads on.
+        0; 2 after a mistake of the user, told in one line on stderr; 130 after Ctrl-C.
 
     Raises:
         SystemExit: training was ended by a signal: 130 after Ctrl-C, 143 after SIGTERM; or a wrong argument: 2.
@@ -84,13 +83,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             report = importlib.import_module(f"torchbasics.cli._{args.command}").run(args)
         if args.json and report is not None:  # of torchrun's processes one prints
             print(json.dumps(report))  # indented, lists in lists of a file would be a thousand times as long
-        sys.stdout.flush()
     except KeyboardInterrupt:
         print("torchbasics: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # who reads, such as head, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains as it ends
-        return 141
     except Exception as e:
         # Another process under torchrun has failed (training.DistributedError, which only torch could import).
         if not isinstance(e, MISTAKES) and type(e).__name__ != "DistributedError":

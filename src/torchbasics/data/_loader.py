@@ -19,6 +19,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from torchbasics import _meeting
 from torchbasics.data._batch import Batch, as_batch, part
 from torchbasics.data._facts import digest, loader_facts
 from torchbasics.data._seeded import generators_kept, set_states, states
@@ -87,6 +88,8 @@ class LoaderBatches(Batches):
 
     def _begun(self) -> Iterator[Any]:
         """Begin an epoch, where it was left."""
+        if not isinstance(self.loader, list) and getattr(self.loader, "num_workers", True):
+            _meeting.before_fork()
         batches = iter(self.loader)
         self.skipped: Any = None  # the last one
         for _ in range(0 if self.stateful else self.given):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
+from torchbasics import _meeting
 from torchbasics._files import tensors_digest
 from torchbasics._world import ALONE, World
 from torchbasics.data._batch import Batch, as_batch, as_inputs, as_tensor, each, leaves
@@ -168,6 +169,7 @@ class DatasetBatches(Batches):
             generator=generator,
             worker_init_fn=ignore_signals,
         )
+        _meeting.before_fork()
         batches: Any = iter(loader)
         workers = list(batches._workers)  # no public name
         try:

@@ -86,9 +86,10 @@ def check_targets(outputs: Any, targets: Tensor, all_targets: Tensor, loss: Loss
     elif _elementwise(loss):
         if outputs.shape != targets.shape:
             way_out = ""
-            if outputs.ndim == targets.ndim + 1:
-                one = outputs.shape[-1] == 1
-                way_out = " (targets.unsqueeze(1)?)" if one else "; of class numbers, call targets.long()"
+            if outputs.shape == (*targets.shape, 1):
+                way_out = "; call targets.unsqueeze(-1)"
+            elif targets.is_floating_point() and targets.shape == (outputs.shape[0], *outputs.shape[2:]):
+                way_out = "; if they are class numbers, call targets.long(), for cross-entropy"
             shapes = f"outputs have shape {tuple(outputs.shape)} and targets {tuple(targets.shape)}"
             raise ValueError(f"{shapes}; they must be equal{way_out}")
         if not targets.is_floating_point() and not isinstance(loss, nn.PoissonNLLLoss):
