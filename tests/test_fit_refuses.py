@@ -164,7 +164,7 @@ def test_one_dimensional_outputs_are_refused_for_classes() -> None:
 
 def test_targets_that_lack_the_dimension_of_one_output_are_refused() -> None:
     """Torch would broadcast them against each other."""
-    with pytest.raises(ValueError, match=r"they must be equal; call targets\.unsqueeze\(-1\)$"):
+    with pytest.raises(ValueError, match=r"they must be equal \(targets\.unsqueeze\(1\)\?\)$"):
         fit(nn.Linear(6, 1), X, X[:, 0], epochs=1)
 
 

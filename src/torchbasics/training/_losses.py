@@ -87,7 +87,7 @@ def check_targets(outputs: Any, targets: Tensor, all_targets: Tensor, loss: Loss
         if outputs.shape != targets.shape:
             way_out = ""
             if outputs.shape == (*targets.shape, 1):
-                way_out = "; call targets.unsqueeze(-1)"
+                way_out = f" (targets.unsqueeze({targets.ndim})?)"
             elif targets.is_floating_point() and targets.shape == (outputs.shape[0], *outputs.shape[2:]):
                 way_out = "; if they are class numbers, call targets.long(), for cross-entropy"
             shapes = f"outputs have shape {tuple(outputs.shape)} and targets {tuple(targets.shape)}"
