@@ -1,4 +1,4 @@
-"""A process that is to fork workers for its data while a thread of gloo holds a tensor of the last exchange.
+"""A process under torchrun that is to fork workers for its data while a thread of gloo holds the last exchange's tensor.
 
 All is on one processor, where gloo's threads run while nothing else does: after the exchange they still hold what was
 sent as the fork begins. This process then waits for them. Prints how often they held something before and after that.
@@ -37,8 +37,7 @@ if __name__ == "__main__":
 
     vars(_meeting).update(SETTLING=120.0, FORKS_WELL=False, before_fork=look_and_wait)
     os.register_at_fork(before=lambda: look("after"))
-    store = dist.HashStore()  # type: ignore[attr-defined]  # it is public
-    dist.init_process_group("gloo", rank=0, world_size=1, store=store)
+    dist.init_process_group("gloo")
     samples, model = TensorDataset(torch.arange(4.0)[:, None]), torch.nn.Linear(1, 1)
     data = samples if sys.argv[1] == "dataset" else DataLoader(samples, num_workers=1)
     dist.all_reduce(torch.ones(1))  # so that all threads are there
