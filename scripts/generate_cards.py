@@ -75,7 +75,11 @@ def page(card: _weights.Weights) -> str:
     if training["batch_norm"]:
         how += [("batch norm", "one after each convolution while it learned, then made a part of the convolution")]
     how += [
-        ("processor time", f"{training['seconds']:,.0f} s in {training['threads']} thread ({training['cpu']})"),
+        (
+            "processor time",
+            f"{training['seconds']:,.0f} s in {training['threads']} thread ({training['cpu']})"
+            + (", the teacher's looks at the images apart" if training["teacher"] else ""),
+        ),
         ("torch", f"`{training['torch']}`"),
         *((key, f"`{json.dumps(value)}`") for key, value in training["recipe"].items() if value is not None),
     ]

@@ -179,14 +179,18 @@ def main() -> None:
 
 
 def trained(name: str, seed: int, train: data.Images) -> tuple[nn.Module, float]:
-    """Return the model of one seed and the seconds that it took, from ``runs/weights`` where it is there."""
+    """Return the model of one seed and the seconds of its training, from ``runs/weights`` where it is there.
+
+    They are without those of a teacher.
+    """
     folder = Path("runs/weights") / name.replace("/", "-") / str(seed)
     path, note = folder / "model.safetensors", folder / "made.json"
-    spec, began = SPECS[name], time.process_time()
+    spec = SPECS[name]
     training = {"recipe": spec["recipe"].as_dict(), **how(spec), "threads": THREADS}
     wanted = json.dumps([spec["config"], training])
     if not note.is_file() or json.loads(note.read_text(encoding="utf-8"))["wanted"] != wanted:
         taught = None if spec["teacher"] is None else known(training["teacher"], train)
+        began = time.process_time()
         model = retrain(name.partition("/")[0], spec["config"], training, train, seed=seed, taught=taught)
         note.parent.mkdir(parents=True, exist_ok=True)
         save(model, path, train)

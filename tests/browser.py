@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
@@ -112,7 +113,16 @@ def browser(*options: str) -> Iterator[Browser]:
     """Start a driver and a browser with command line *options*; both end with the block."""
     if DRIVER is None or CHROMIUM is None:
         raise FileNotFoundError("there is no chromium, or no chromedriver")
-    with subprocess.Popen([DRIVER, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as driver:
+    with (
+        tempfile.TemporaryDirectory(prefix="browser_", ignore_cleanup_errors=True) as scratch,  # 20 MB are left in it
+        subprocess.Popen(
+            [DRIVER, "--port=0"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, "TMPDIR": scratch},
+        ) as driver,
+    ):
         try:
             assert driver.stdout is not None
             port = next(m[1] for line in driver.stdout if (m := re.search(r"successfully on port (\d+)", line)))

@@ -414,6 +414,15 @@ def test_what_is_no_module_is_refused(call: Any, model: Any) -> None:
         call(model)
 
 
+@pytest.mark.parametrize("call", [training.evaluate, training.predict])
+def test_a_model_in_the_place_of_data_is_refused(call: Any) -> None:
+    """A Sequential, which has items as a dataset has, too."""
+    data = TensorDataset(*blobs())
+    for model in (models.MLP(6, (4,), 3), nn.Sequential(nn.Linear(6, 3))):
+        with pytest.raises(TypeError, match=r"^data must not be a model, got a .*; the model comes before the data$"):
+            call(data, model)
+
+
 def test_bytes_are_refused_by_name() -> None:
     """A user's own uint8 tensor is not converted behind his back."""
     inputs, _ = blobs()

@@ -103,6 +103,8 @@ def test_the_name_of_weights_is_answered_with_the_call() -> None:
         models.get_model("cn/a")
     with pytest.raises(ValueError, match=r"^unknown model 'cnn/a'; get_weights\('cnn'\) returns the cards"):
         models.get_weights("cnn/a")
+    with pytest.raises(ValueError, match=r"^unknown model a CNNModel; choose from 'cnn', "):
+        models.get_weights(models.get_model("cnn"))  # type: ignore[arg-type]  # what is refused
 
 
 def test_an_unknown_argument_is_answered_with_the_nearest() -> None:

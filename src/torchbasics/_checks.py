@@ -82,7 +82,18 @@ def choice(kind: str, value: object, choices: Iterable[str]) -> str:
         return value
     near = difflib.get_close_matches(value.lower(), names, n=1) if isinstance(value, str) else []
     way_out = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(map(repr, names))}"
-    raise ValueError(f"unknown {kind} {value!r}; {way_out}")
+    raise ValueError(f"unknown {kind} {shown(value)}; {way_out}")
+
+
+def shown(value: object) -> str:
+    """Return what an error calls *value*: what ``repr`` says where it is one short line, otherwise its type.
+
+    >>> import torch
+    >>> shown("mpl"), shown(torch.nn.Sequential(torch.nn.ReLU()))
+    ("'mpl'", 'a Sequential')
+    """
+    text = repr(value)
+    return text if len(text) <= 100 and "\n" not in text else f"a {type(value).__name__}"
 
 
 def require(module: str, extra: str) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from torchbasics import _checks
@@ -68,6 +68,8 @@ def make_batches(
 
 
 def _make(data: Any, targets: Any, options: Any, workers: int, set_by_user: tuple[str, ...], world: World) -> Batches:
+    if isinstance(data, nn.Module):
+        raise TypeError(f"data must not be a model, got a {type(data).__name__}; the model comes before the data")
     if isinstance(data, tuple) and targets is None:
         if len(data) != 2:
             raise TypeError(f"a tuple of data is (inputs, targets), got one of {len(data)} parts")
@@ -88,7 +90,9 @@ def _make(data: Any, targets: Any, options: Any, workers: int, set_by_user: tupl
         return LoaderBatches(DataLoader(data, batch_size=size, generator=torch.Generator()))
     if isinstance(data, (DataLoader, list)) or not hasattr(data, "__getitem__") or isinstance(data, str):
         if not isinstance(data, Iterable) or isinstance(data, str):
-            raise TypeError(f"data must be (inputs, targets), a Dataset or an iterable of batches, got {data!r}")
+            raise TypeError(
+                f"data must be (inputs, targets), a Dataset or an iterable of batches, got {_checks.shown(data)}"
+            )
         if set_by_user:
             raise ValueError(f"{type(data).__name__} brings its own batches; leave out {', '.join(set_by_user)}")
         return LoaderBatches(data)
