@@ -3,7 +3,7 @@
 The pretrained cnn against the same network from scratch, on the 1,797 handwritten digits that scikit-learn brings
 along: 8x8 pixels, no download. With the weights of today hardly, as what helps to tell clothes is of little use for
 digits: with 10 labels of a class about one percent fewer are right, with 50 and 200 half a percent more, which at 10
-and 50 is about what seeds differ by. It prints a table and draws it, in a minute or two:
+and 50 is about as much as seeds differ. It prints a table and draws it, in a minute or two:
 
     pip install 'torchbasics[plot]' scikit-learn
     python examples/fine_tune.py --out fine_tune.png

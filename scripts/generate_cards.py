@@ -78,7 +78,7 @@ def page(card: _weights.Weights) -> str:
         (
             "processor time",
             f"{training['seconds']:,.0f} s in {training['threads']} thread ({training['cpu']})"
-            + (", the teacher's looks at the images apart" if training["teacher"] else ""),
+            + (", not counting the teacher's pass over the images" if training.get("without_teacher") else ""),
         ),
         ("torch", f"`{training['torch']}`"),
         *((key, f"`{json.dumps(value)}`") for key, value in training["recipe"].items() if value is not None),

@@ -181,7 +181,7 @@ def main() -> None:
 def trained(name: str, seed: int, train: data.Images) -> tuple[nn.Module, float]:
     """Return the model of one seed and the seconds of its training, from ``runs/weights`` where it is there.
 
-    They are without those of a teacher.
+    They are without those of a teacher's pass over the images.
     """
     folder = Path("runs/weights") / name.replace("/", "-") / str(seed)
     path, note = folder / "model.safetensors", folder / "made.json"
@@ -202,6 +202,8 @@ def trained(name: str, seed: int, train: data.Images) -> tuple[nn.Module, float]
 def how(spec: dict[str, Any]) -> dict[str, Any]:
     """Return what decides the result beside config and recipe."""
     found: dict[str, Any] = {key: spec[key] for key in ("batch_norm", "teacher", "classifier") if key in spec}
+    if found.get("teacher") is not None:
+        found["without_teacher"] = True
     for key in ("teacher", "classifier"):
         if found.get(key) is not None:
             found[key] = {**found[key], "sha256": _weights.find_named(found[key]["weights"]).sha256}

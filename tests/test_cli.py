@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -52,6 +53,20 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     done = run("train", "cnn", "--epochs", "1", folder=folder)
     assert (done.returncode, done.stderr) == (0, "")
     return Trained(folder, done.stdout)
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.parametrize(("way", "code"), [("| true", 141), ("--json | true", 141), (">&-", 0), ("--json >&-", 0)])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_where_nobody_reads_the_command_ends_in_silence(tmp_path: Path, way: str, code: int, unbuffered: str) -> None:
+    """As with any tool: ``| head`` leaves no word on stderr."""
+    script = f"{shlex.quote(sys.executable)} -m torchbasics list {way}; exit ${{PIPESTATUS[0]}}"
+    variables = {**os.environ, "PYTHONPATH": str(SOURCE), "PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, env=variables, capture_output=True, text=True, check=False
+    )
+
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
 
 
 @pytest.fixture

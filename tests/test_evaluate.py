@@ -12,7 +12,7 @@ import torch
 from sklearn import metrics as sklearn_metrics
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from tests.helpers import blobs, equal, small_images
 from torchbasics import io, models, training
@@ -414,13 +414,38 @@ def test_what_is_no_module_is_refused(call: Any, model: Any) -> None:
         call(model)
 
 
-@pytest.mark.parametrize("call", [training.evaluate, training.predict])
-def test_a_model_in_the_place_of_data_is_refused(call: Any) -> None:
+DATA: Any = TensorDataset(*blobs())
+
+
+@pytest.mark.parametrize("model", [models.MLP(6, (4,), 3), nn.Sequential(nn.Linear(6, 3))], ids=["mlp", "sequential"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda model: training.evaluate(DATA, model),
+        lambda model: training.predict(DATA, model),
+        lambda model: training.fit(model, model, epochs=1),
+        lambda model: training.fit(model, model, epochs=1, validation=0.2),
+        lambda model: training.fit(model, *blobs(), epochs=1, validation=model),
+    ],
+    ids=["evaluate", "predict", "fit", "split", "validation"],
+)
+def test_a_model_in_the_place_of_data_is_refused(call: Any, model: nn.Module) -> None:
     """A Sequential, which has items as a dataset has, too."""
-    data = TensorDataset(*blobs())
-    for model in (models.MLP(6, (4,), 3), nn.Sequential(nn.Linear(6, 3))):
-        with pytest.raises(TypeError, match=r"^data must not be a model, got a .*; the model comes before the data$"):
-            call(data, model)
+    with pytest.raises(TypeError, match=r"^data must not be a model, got \w+; give the model first, then its data$"):
+        call(model)
+
+
+def test_a_model_that_is_data_too_is_read() -> None:
+    """One that draws its samples is a dataset to others."""
+
+    class Drawn(nn.Module, Dataset[tuple[torch.Tensor, int]]):
+        def __len__(self) -> int:
+            return 5
+
+        def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+            return torch.full((6,), float(index)), index % 3
+
+    assert training.evaluate(nn.Linear(6, 3), Drawn())["samples"] == 5
 
 
 def test_bytes_are_refused_by_name() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader, Dataset, TensorDataset
@@ -166,6 +166,21 @@ def test_targets_that_lack_the_dimension_of_one_output_are_refused() -> None:
     """Torch would broadcast them against each other."""
     with pytest.raises(ValueError, match=r"they must be equal \(targets\.unsqueeze\(1\)\?\)$"):
         fit(nn.Linear(6, 1), X, X[:, 0], epochs=1)
+    with pytest.raises(ValueError, match=r"they must be equal \(targets\.unsqueeze\(1\)\?\)$"):
+        fit(nn.Conv2d(1, 1, 1), torch.rand(4, 1, 5, 5), torch.rand(4, 5, 5), epochs=1)
+
+
+class Mean(nn.Linear):
+    """Gives one number for the whole batch."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return super().forward(inputs).mean()
+
+
+def test_outputs_without_dimensions_are_refused() -> None:
+    """A mean over the batch is no prediction."""
+    with pytest.raises(ValueError, match=r"outputs have shape \(\) and targets \(2,\); they must be equal$"):
+        fit(Mean(6, 1), X, X[:, 0], epochs=1)
 
 
 def test_a_tuple_of_outputs_needs_a_step() -> None:

@@ -431,8 +431,16 @@ def test_transforms_scale_images_of_other_sizes() -> None:
             TypeError,
             r"images must be uint8 \(0 to 255\), got torch\.float32; .* \(images \* 255\)",
         ),
-        (torch.zeros(2, 3, 28, 28, dtype=torch.uint8), ValueError, r"shape \(2, 3, 28, 28\), but .* \(N, 1, H, W\)"),
-        (torch.zeros(28, 28, dtype=torch.uint8), ValueError, r"shape \(28, 28\), but .* \(N, 1, H, W\)$"),
+        (torch.zeros(2, 3, 28, 28, dtype=torch.uint8), ValueError, r"needs \(N, 1, H, W\); .*channels=1\)"),
+        (
+            torch.zeros(28, 28, dtype=torch.uint8),
+            ValueError,
+            r"shape \(28, 28\), but .* \(N, 1, H, W\); give images\[None, None\]$",
+        ),
+        (torch.zeros(3, 28, 28, dtype=torch.uint8), ValueError, r"; .*read_image\(path, channels=1\) reads .* grey$"),
+        (torch.zeros(28, 28, 3, dtype=torch.uint8), ValueError, r"come first: give images\.movedim\(-1, -3\)\[None\]$"),
+        (torch.zeros(2, 28, 28, 1, dtype=torch.uint8), ValueError, r"come first: give images\.movedim\(-1, -3\)$"),
+        (torch.zeros(28, dtype=torch.uint8), ValueError, r"needs \(N, 1, H, W\)$"),
         (torch.zeros(1, 28, 28, dtype=torch.uint8), ValueError, r"needs \(N, 1, H, W\); give images\[None\]$"),
         (torch.zeros(9, 28, 28, dtype=torch.uint8), ValueError, r"needs \(N, 1, H, W\); give images\[:, None\]$"),
         (
@@ -446,7 +454,10 @@ def test_transforms_scale_images_of_other_sizes() -> None:
             r"got ndarray; .* torch\.from_numpy\(\.\.\.\)",
         ),
     ],
-    ids=["float", "colour", "no channels", "one", "grey", "path", "array"],
+    ids=[
+        *("float", "colours", "plane", "colour", "colour last", "grey last", "row"),
+        *("one", "grey", "path", "array"),
+    ],
 )
 def test_transforms_refuse_what_they_cannot_turn(images: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):

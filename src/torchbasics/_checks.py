@@ -80,20 +80,13 @@ def choice(kind: str, value: object, choices: Iterable[str]) -> str:
     names = list(choices)
     if isinstance(value, str) and value in names:
         return value
-    near = difflib.get_close_matches(value.lower(), names, n=1) if isinstance(value, str) else []
-    way_out = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(map(repr, names))}"
-    raise ValueError(f"unknown {kind} {shown(value)}; {way_out}")
-
-
-def shown(value: object) -> str:
-    """Return what an error calls *value*: what ``repr`` says where it is one short line, otherwise its type.
-
-    >>> import torch
-    >>> shown("mpl"), shown(torch.nn.Sequential(torch.nn.ReLU()))
-    ("'mpl'", 'a Sequential')
-    """
-    text = repr(value)
-    return text if len(text) <= 100 and "\n" not in text else f"a {type(value).__name__}"
+    one_of = ", ".join(map(repr, names))
+    if not isinstance(value, str):
+        text = repr(value)
+        got = text if len(text) <= 100 else type(value).__name__  # a model has many lines
+        raise ValueError(f"{kind} must be a name, got {got}; choose from {one_of}")
+    near = difflib.get_close_matches(value.lower(), names, n=1)
+    raise ValueError(f"unknown {kind} {value!r}; {f'did you mean {near[0]!r}?' if near else f'choose from {one_of}'}")
 
 
 def require(module: str, extra: str) -> Any:

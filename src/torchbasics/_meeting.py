@@ -180,7 +180,8 @@ def before_fork() -> None:
 
     One that is letting go of a tensor may hold a lock of Python's, for which a process that is forked meanwhile, as a
     DataLoader's workers are, waits for ever: CPython's gh-112275, mended in 3.11.10 and 3.12. To be called before
-    forks: what a signal's handler raises in a hook of `os.register_at_fork` would be lost.
+    forks: what a signal's handler raises in a hook of `os.register_at_fork` would be lost. What a user's own iterable
+    forks in the midst of an epoch is not covered.
     """
     if not FORKS_WELL and dist.is_available() and dist.is_initialized():
         _settle()

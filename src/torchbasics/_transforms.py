@@ -46,15 +46,27 @@ class Transforms(nn.Module):
             raise TypeError(f"images must be uint8 (0 to 255), got {images.dtype}; {way_out}")
         channels, *size = self.shape
         if images.ndim != 4 or images.shape[1] != channels:
-            way_out = ""
-            if images.ndim == 3 and channels in {1, images.shape[0]}:
-                way_out = f"; give images{'[None]' if images.shape[0] == channels else '[:, None]'}"
-            needed = f"(N, {channels}, H, W)"
+            needed, way_out = f"(N, {channels}, H, W)", self._way_out(images)
             raise ValueError(f"images have shape {tuple(images.shape)}, but this model needs {needed}{way_out}")
         images = images.to(torch.float32).div_(255)  # the conversion of data.Images, bit for bit
         if list(images.shape[2:]) == size:
             return images
         return F.interpolate(images, size, mode="bilinear", antialias=True)
+
+    def _way_out(self, images: Tensor) -> str:
+        """Return what makes *images* of the wrong shape right, as an error tells it."""
+        channels, single = self.shape[0], "[None]" if images.ndim == 3 else ""
+        if images.ndim == 2 and channels == 1:
+            return "; give images[None, None]"
+        if images.ndim not in {3, 4}:
+            return ""
+        if images.shape[-1] in {1, 3}:
+            return f"; channels come first: give images.movedim(-1, -3){single}"
+        if images.shape[-3] == channels:
+            return f"; give images{single}"
+        if channels == 1 and images.shape[-3] == 3:
+            return "; torchbasics.data.read_image(path, channels=1) reads photographs in grey"
+        return "; give images[:, None]" if channels == 1 and single else ""
 
     def extra_repr(self) -> str:
         """Show the size in ``repr``."""

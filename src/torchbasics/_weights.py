@@ -46,8 +46,9 @@ class Weights:
             images, "features", the weights that see them.
         training: How they were made: "recipe", as `torchbasics.training.fit` takes it, "batch_norm", whether one was
             made a part of each convolution afterwards, "teacher", and "classifier", through which the discriminators of
-            a GAN looked, where there was one, each with its "sha256", "threads", "seconds" of processor time without
-            the looks of a teacher at the images, "torch", "cpu"; and "command", which does it again.
+            a GAN looked, where there was one, each with its "sha256", "threads", "seconds" of processor time, which are
+            "without_teacher" where its pass over the images is not among them, "torch", "cpu"; and "command", which
+            does it again.
         latency: Milliseconds of one thread, for batches of one and of many.
         limits: What they are not for.
         torch: The range of versions that they work with.

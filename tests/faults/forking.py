@@ -6,6 +6,7 @@ sent as the fork begins. This process then waits for them. Prints how often they
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
 import threading
@@ -23,6 +24,7 @@ from torchbasics import _meeting, training
 FORKS = 4
 
 if __name__ == "__main__":
+    multiprocessing.set_start_method("fork")  # which Python 3.14 does no more by itself
     sent: list[weakref.ref[torch.Tensor]] = []
     held: dict[str, list[bool]] = {"before": [], "after": []}
 

@@ -7,6 +7,8 @@ import contextlib
 import importlib
 import io
 import json
+import os
+import select
 import sys
 import warnings
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -61,7 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command with *arguments*, by default those of the process.
 
     Returns:
-        0; 2 after a mistake of the user, told in one line on stderr; 130 after Ctrl-C.
+        0; 2 after a mistake of the user, told in one line on stderr; 130 after Ctrl-C; 141 where nobody
+        reads stdout any more.
 
     Raises:
         SystemExit: training was ended by a signal: 130 after Ctrl-C, 143 after SIGTERM; or a wrong argument: 2.
@@ -83,16 +86,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
             report = importlib.import_module(f"torchbasics.cli._{args.command}").run(args)
         if args.json and report is not None:  # of torchrun's processes one prints
             print(json.dumps(report))  # indented, lists in lists of a file would be a thousand times as long
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except KeyboardInterrupt:
         print("torchbasics: interrupted", file=sys.stderr)
         return 130
     except Exception as e:
+        if isinstance(e, BrokenPipeError) and _unread():
+            return 141
         # Another process under torchrun has failed (training.DistributedError, which only torch could import).
         if not isinstance(e, MISTAKES) and type(e).__name__ != "DistributedError":
             raise
         print(f"torchbasics {args.command}: {' '.join(str(e).split())}", file=sys.stderr)
         return 2
     return 0
+
+
+def _unread() -> bool:
+    """Tell whether nobody reads stdout any more, as after ``| head``, and let go of what is still to be written."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+    except (AttributeError, OSError, ValueError):  # Windows has no poll, and not every stdout is a file
+        return False
+    if not any(events & select.POLLERR for _, events in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains as it ends
+    return True
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -36,7 +36,7 @@ def format_card(card: _weights.Weights) -> str:
         "over seeds": f"{seeds['mean']:.4f} ± {seeds['sd']:.4f} ({len(seeds['values'])} seeds)",
         "again by": metrics["command"],
         "trained by": f"{training['command']}, {training['seconds']:.0f} s of processor time"
-        + (" without the teacher's" if training["teacher"] else ""),
+        + (", not counting the teacher's pass over the images" if training.get("without_teacher") else ""),
         **({"learned from": seen["weights"]} if seen else {}),
         "data": f"{card.data['name']}, {card.data['licence']}",
         "classes": ", ".join(card.classes) or "none",

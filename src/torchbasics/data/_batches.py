@@ -68,8 +68,7 @@ def make_batches(
 
 
 def _make(data: Any, targets: Any, options: Any, workers: int, set_by_user: tuple[str, ...], world: World) -> Batches:
-    if isinstance(data, nn.Module):
-        raise TypeError(f"data must not be a model, got a {type(data).__name__}; the model comes before the data")
+    _refuse_model(data)
     if isinstance(data, tuple) and targets is None:
         if len(data) != 2:
             raise TypeError(f"a tuple of data is (inputs, targets), got one of {len(data)} parts")
@@ -90,17 +89,21 @@ def _make(data: Any, targets: Any, options: Any, workers: int, set_by_user: tupl
         return LoaderBatches(DataLoader(data, batch_size=size, generator=torch.Generator()))
     if isinstance(data, (DataLoader, list)) or not hasattr(data, "__getitem__") or isinstance(data, str):
         if not isinstance(data, Iterable) or isinstance(data, str):
-            raise TypeError(
-                f"data must be (inputs, targets), a Dataset or an iterable of batches, got {_checks.shown(data)}"
-            )
+            raise TypeError(f"data must be (inputs, targets), a Dataset or an iterable of batches, got {data!r}")
         if set_by_user:
             raise ValueError(f"{type(data).__name__} brings its own batches; leave out {', '.join(set_by_user)}")
         return LoaderBatches(data)
     return DatasetBatches(data, workers=_checks.positive_int("workers", workers, least=0), **options)
 
 
+def _refuse_model(data: Any) -> None:
+    if isinstance(data, nn.Module) and not isinstance(data, Dataset):
+        raise TypeError(f"data must not be a model, got {type(data).__name__}; give the model first, then its data")
+
+
 def split_data(data: Any, targets: Any, share: float, seed: int) -> tuple[Any, Any]:
     """Cut *data* at random into a training part and a validation part of *share* of the samples."""
+    _refuse_model(data)
     if isinstance(data, tuple) and len(data) == 2 and targets is None:
         data, targets = data
     if targets is not None or isinstance(data, (Tensor, np.ndarray, dict)):

@@ -86,9 +86,14 @@ def check_targets(outputs: Any, targets: Tensor, all_targets: Tensor, loss: Loss
     elif _elementwise(loss):
         if outputs.shape != targets.shape:
             way_out = ""
-            if outputs.shape == (*targets.shape, 1):
-                way_out = f" (targets.unsqueeze({targets.ndim})?)"
-            elif targets.is_floating_point() and targets.shape == (outputs.shape[0], *outputs.shape[2:]):
+            lacking = [d for d in (targets.ndim, 1) if outputs.shape == (*targets.shape[:d], 1, *targets.shape[d:])]
+            if lacking:
+                way_out = f" (targets.unsqueeze({lacking[0]})?)"
+            elif (
+                outputs.ndim > 1
+                and targets.is_floating_point()
+                and targets.shape == (outputs.shape[0], *outputs.shape[2:])
+            ):
                 way_out = "; if they are class numbers, call targets.long(), for cross-entropy"
             shapes = f"outputs have shape {tuple(outputs.shape)} and targets {tuple(targets.shape)}"
             raise ValueError(f"{shapes}; they must be equal{way_out}")
