@@ -166,7 +166,7 @@ def test_log_softmax_is_over_features() -> None:
         ({"hidden": (8, 0)}, ValueError, r"^hidden\[1\] must be at least 1, got 0$"),
         ({"hidden": ("8",)}, TypeError, r"^hidden\[0\] must be an integer, got '8'$"),
         ({"activation": "rellu"}, ValueError, r"^unknown activation 'rellu'; did you mean 'relu'\?$"),
-        ({"activation": None}, ValueError, r"^activation must be a name, got None; choose from 'celu', "),
+        ({"activation": None}, ValueError, r"^unknown activation None; choose from 'celu', "),
         ({"dropout": 1.0}, ValueError, r"^dropout must be in \[0, 1\), got 1\.0$"),
         ({"batch_norm": 1}, TypeError, r"^batch_norm must be True or False, got 1$"),
         ({"bias": "no"}, TypeError, r"^bias must be True or False, got 'no'$"),

@@ -80,13 +80,12 @@ def choice(kind: str, value: object, choices: Iterable[str]) -> str:
     names = list(choices)
     if isinstance(value, str) and value in names:
         return value
-    one_of = ", ".join(map(repr, names))
-    if not isinstance(value, str):
-        text = repr(value)
-        got = text if len(text) <= 100 else type(value).__name__  # a model has many lines
-        raise ValueError(f"{kind} must be a name, got {got}; choose from {one_of}")
-    near = difflib.get_close_matches(value.lower(), names, n=1)
-    raise ValueError(f"unknown {kind} {value!r}; {f'did you mean {near[0]!r}?' if near else f'choose from {one_of}'}")
+    near = difflib.get_close_matches(value.lower(), names, n=1) if isinstance(value, str) else []
+    way_out = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(map(repr, names))}"
+    text = repr(value)
+    if not isinstance(value, str) and len(text) > 100:  # a model's layers
+        text = type(value).__name__
+    raise ValueError(f"unknown {kind} {text}; {way_out}")
 
 
 def require(module: str, extra: str) -> Any:
