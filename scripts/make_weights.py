@@ -202,8 +202,6 @@ def trained(name: str, seed: int, train: data.Images) -> tuple[nn.Module, float]
 def how(spec: dict[str, Any]) -> dict[str, Any]:
     """Return what decides the result beside config and recipe."""
     found: dict[str, Any] = {key: spec[key] for key in ("batch_norm", "teacher", "classifier") if key in spec}
-    if found.get("teacher") is not None:
-        found["without_teacher"] = True
     for key in ("teacher", "classifier"):
         if found.get(key) is not None:
             found[key] = {**found[key], "sha256": _weights.find_named(found[key]["weights"]).sha256}
@@ -266,6 +264,7 @@ def write(
             **how(spec),
             "threads": THREADS,
             "seconds": round(seconds, 1),
+            **({} if spec["teacher"] is None else {"without_teacher": True}),
             "command": f"torchbasics reproduce {name}",
             "torch": torch.__version__,
             "cpu": f"{platform.machine()} {_env.instructions()}",

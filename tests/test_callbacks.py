@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 from contextlib import contextmanager
 from functools import partial
@@ -58,6 +59,14 @@ def test_hooks_are_called_in_this_order() -> None:
     assert diary.seen == [
         "start", "step 1", "step 2", "step 3", "validation", "validated", "epoch 1", "end well",
     ]  # fmt: skip
+
+
+def test_training_needs_no_stderr(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A service, or a program without a console, may have none."""
+    monkeypatch.setattr(sys, "stderr", None)
+    fit(nn.Linear(6, 3), *blobs(), epochs=1)
+
+    assert "epoch 1/1" in capsys.readouterr().out
 
 
 def test_the_end_is_told_after_an_error_too() -> None:

@@ -69,6 +69,19 @@ def test_where_nobody_reads_the_command_ends_in_silence(tmp_path: Path, way: str
     assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
 
 
+def test_another_broken_pipe_is_no_end_in_silence(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where stdout is read, the pipe was another, such as that of a worker."""
+
+    def broken(args: object) -> None:
+        raise BrokenPipeError("of a worker")
+
+    monkeypatch.setattr("torchbasics.cli._list.run", broken)
+    assert main(["list"]) == 2
+    assert capfd.readouterr().err == "torchbasics list: of a worker\n"
+
+
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Work in an empty folder."""

@@ -435,6 +435,15 @@ def test_a_model_in_the_place_of_data_is_refused(call: Any, model: nn.Module) ->
         call(model)
 
 
+@pytest.mark.parametrize("call", [training.fit, training.find_lr])
+def test_data_in_the_place_of_a_model_are_refused(call: Any) -> None:
+    with pytest.raises(
+        TypeError,
+        match=r"^model must be a torch\.nn\.Module, got .*; models\.get_model\(name\) makes one, and it comes first$",
+    ):
+        call(DATA, models.MLP(6, (4,), 3))
+
+
 def test_a_model_that_is_data_too_is_read() -> None:
     """One that draws its samples is a dataset to others."""
 

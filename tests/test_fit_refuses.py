@@ -170,6 +170,11 @@ def test_targets_that_lack_the_dimension_of_one_output_are_refused() -> None:
         fit(nn.Conv2d(1, 1, 1), torch.rand(4, 1, 5, 5), torch.rand(4, 5, 5), epochs=1)
 
 
+def test_targets_with_a_dimension_more_than_the_outputs_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"they must be equal \(targets\.squeeze\(1\)\?\)$"):
+        fit(nn.Sequential(nn.Linear(6, 1), nn.Flatten(0)), X, X[:, :1], epochs=1)
+
+
 class Mean(nn.Linear):
     """Gives one number for the whole batch."""
 

@@ -105,6 +105,8 @@ def test_the_name_of_weights_is_answered_with_the_call() -> None:
         models.get_weights("cnn/a")
     with pytest.raises(ValueError, match=r"^unknown model CNNModel; choose from 'cnn', "):
         models.get_weights(models.get_model("cnn"))  # type: ignore[arg-type]  # what is refused
+    with pytest.raises(ValueError, match=r"^unknown model Sequential; choose from 'cnn', "):
+        models.get_model(nn.Sequential(nn.ReLU()))  # type: ignore[call-overload]  # what is refused
 
 
 def test_an_unknown_argument_is_answered_with_the_nearest() -> None:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from tests.helpers import module_at, needs
 from torchbasics import _weights, data, io, models
 from torchbasics._files import CheckpointError
+from torchbasics._transforms import Transforms
 from torchbasics.cli import _frechet, _reproduce, main
 from torchbasics.models import CNNModel
 from torchbasics.training import History, State, confusion_matrix, evaluate, fit, frechet_distance
@@ -423,44 +424,43 @@ def test_transforms_scale_images_of_other_sizes() -> None:
     torch.testing.assert_close(transforms(images), torch.full((2, 1, 28, 28), 0.2))
 
 
+READ = r"; torchbasics\.data\.read_image\(path, channels=%d\)\[None\] makes such of a file"
+
+
 @pytest.mark.parametrize(
-    ("images", "error", "message"),
+    ("channels", "shape", "way_out"),
     [
-        (
-            torch.zeros(2, 1, 28, 28),
-            TypeError,
-            r"images must be uint8 \(0 to 255\), got torch\.float32; .* \(images \* 255\)",
-        ),
-        (torch.zeros(2, 3, 28, 28, dtype=torch.uint8), ValueError, r"needs \(N, 1, H, W\); .*channels=1\)"),
-        (
-            torch.zeros(28, 28, dtype=torch.uint8),
-            ValueError,
-            r"shape \(28, 28\), but .* \(N, 1, H, W\); give images\[None, None\]$",
-        ),
-        (torch.zeros(3, 28, 28, dtype=torch.uint8), ValueError, r"; .*read_image\(path, channels=1\) reads .* grey$"),
-        (torch.zeros(28, 28, 3, dtype=torch.uint8), ValueError, r"come first: give images\.movedim\(-1, -3\)\[None\]$"),
-        (torch.zeros(2, 28, 28, 1, dtype=torch.uint8), ValueError, r"come first: give images\.movedim\(-1, -3\)$"),
-        (torch.zeros(28, dtype=torch.uint8), ValueError, r"needs \(N, 1, H, W\)$"),
-        (torch.zeros(1, 28, 28, dtype=torch.uint8), ValueError, r"needs \(N, 1, H, W\); give images\[None\]$"),
-        (torch.zeros(9, 28, 28, dtype=torch.uint8), ValueError, r"needs \(N, 1, H, W\); give images\[:, None\]$"),
-        (
-            "a.png",
-            TypeError,
-            r"a uint8 tensor, got str; torchbasics.data.read_image\(path\)\[None\] makes one of a file",
-        ),
-        (
-            torch.zeros(2, 1, 28, 28, dtype=torch.uint8).numpy(),
-            TypeError,
-            r"got ndarray; .* torch\.from_numpy\(\.\.\.\)",
-        ),
-    ],
-    ids=[
-        *("float", "colours", "plane", "colour", "colour last", "grey last", "row"),
-        *("one", "grey", "path", "array"),
+        (1, (28, 28), r"; give images\[None, None\]"),
+        (1, (1, 28, 28), r"; give images\[None\]"),
+        (1, (9, 28, 28), r"; give images\[:, None\]"),
+        (1, (28, 28, 1), r"; channels come first: give images\.movedim\(-1, -3\)\[None\]"),
+        (1, (2, 28, 28, 1), r"; channels come first: give images\.movedim\(-1, -3\)"),
+        *((1, shape, READ % 1) for shape in ((28, 28, 3), (28, 28, 4), (3, 28, 28), (2, 3, 28, 28))),
+        (1, (28,), ""),
+        (3, (28, 28), ""),
+        (3, (3, 28, 28), r"; give images\[None\]"),
+        (3, (28, 28, 3), r"; channels come first: give images\.movedim\(-1, -3\)\[None\]"),
+        *((3, shape, READ % 3) for shape in ((9, 28, 28), (2, 1, 28, 28))),
     ],
 )
-def test_transforms_refuse_what_they_cannot_turn(images: Any, error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
+def test_transforms_tell_how_images_of_another_shape_fit(channels: int, shape: tuple[int, ...], way_out: str) -> None:
+    images, message = torch.zeros(shape, dtype=torch.uint8), rf"have shape .* know \(N, {channels}, H, W\){way_out}$"
+    with pytest.raises(ValueError, match=message):
+        Transforms((channels, 28, 28))(images)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.zeros(2, 1, 28, 28), r"got torch\.float32; .* \(images \* 255\).*, in \[0, 255\] images\.round\(\)"),
+        (torch.zeros(2, 1, 28, 28).long(), r"got torch\.int64; .* in \[0, 255\] images\.to\(torch\.uint8\)$"),
+        ("a.png", r"a uint8 tensor, got str; torchbasics\.data\.read_image\(path, channels=1\)\[None\] makes one of a"),
+        (torch.zeros(2, 1, 28, 28).numpy(), r"got ndarray; .* torch\.from_numpy\(\.\.\.\)"),
+    ],
+    ids=["float", "int", "path", "array"],
+)
+def test_transforms_refuse_what_are_no_bytes(images: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
         models.get_weights("cnn")[0].transforms()(images)
 
 
@@ -591,6 +591,10 @@ def test_predict_asks_the_pretrained_network_where_none_is_named(
     assert first.startswith(f"{picture}: Trouser ")
     assert main(["predict", "cnn"]) == 2
     assert "no images to look at, got 'cnn' alone; give PNG or JPEG files" in capsys.readouterr().err
+    assert main(["predict", "tests"]) == 2
+    assert "'tests' is a folder; give its files, such as tests/*.png" in capsys.readouterr().err
+    assert main(["info", __file__]) == 2
+    assert "is a file; torchbasics inspect shows what is in it" in capsys.readouterr().err
 
 
 @needs("matplotlib")

@@ -82,10 +82,19 @@ def choice(kind: str, value: object, choices: Iterable[str]) -> str:
         return value
     near = difflib.get_close_matches(value.lower(), names, n=1) if isinstance(value, str) else []
     way_out = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(map(repr, names))}"
+    raise ValueError(f"unknown {kind} {told(value)}; {way_out}")
+
+
+def told(value: object) -> str:
+    """Return what an error calls *value*: one short line, so of a model with its layers the type.
+
+    >>> told(["fc1"]), told("fc" * 100)[-6:], told({n: n for n in range(99)})
+    ("['fc1']", "fc...'", 'dict')
+    """
     text = repr(value)
-    if not isinstance(value, str) and len(text) > 100:  # a model's layers
-        text = type(value).__name__
-    raise ValueError(f"unknown {kind} {text}; {way_out}")
+    if len(text) <= 100 and "\n" not in text:
+        return text
+    return repr(f"{value[:80]}...") if isinstance(value, str) else type(value).__name__
 
 
 def require(module: str, extra: str) -> Any:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from torchbasics import _parts, _zoo
+from torchbasics import _checks, _parts, _zoo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -144,14 +144,17 @@ def buffers_kept(model: nn.Module) -> Iterator[None]:
         buffers.restore()
 
 
-def check_module(model: nn.Module) -> None:
+def check_module(model: object) -> None:
     """Refuse what is no module.
 
     Raises:
         TypeError: it is something else, such as the name of a model, or a class.
     """
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {model!r}; models.get_model(name) makes one")
+        way_out = "models.get_model(name) makes one"
+        if model is not None and not isinstance(model, (str, type)):
+            way_out += ", and it comes first"
+        raise TypeError(f"model must be a torch.nn.Module, got {_checks.told(model)}; {way_out}")
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

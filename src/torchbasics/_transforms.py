@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812  # the field's name for it
 from torch import Tensor, nn
 
+READ = "torchbasics.data.read_image(path, channels={})[None]"  # in errors
+
 
 class Transforms(nn.Module):
     """Turns uint8 images into what a model takes: float32 in [0, 1], of the model's size.
@@ -36,18 +38,19 @@ class Transforms(nn.Module):
             TypeError: *images* are not uint8.
             ValueError: they have another number of channels or of dimensions.
         """
+        channels, *size = self.shape
         if not isinstance(images, Tensor):
             raise TypeError(
-                f"images must be a uint8 tensor, got {type(images).__name__}; torchbasics.data.read_image(path)[None] "
-                "makes one of a file, torch.from_numpy(...) of an array"
+                f"images must be a uint8 tensor, got {type(images).__name__}; {READ.format(channels)} makes one of a "
+                "file, torch.from_numpy(...) of an array"
             )
         if images.dtype != torch.uint8:
-            way_out = "where they are in [0, 1], give (images * 255).round().to(torch.uint8)"
+            way_out = "where they are in [0, 1], give (images * 255).round().to(torch.uint8), in [0, 255] images"
+            way_out += ".round().to(torch.uint8)" if images.is_floating_point() else ".to(torch.uint8)"
             raise TypeError(f"images must be uint8 (0 to 255), got {images.dtype}; {way_out}")
-        channels, *size = self.shape
         if images.ndim != 4 or images.shape[1] != channels:
-            needed, way_out = f"(N, {channels}, H, W)", self._way_out(images)
-            raise ValueError(f"images have shape {tuple(images.shape)}, but this model needs {needed}{way_out}")
+            known = f"these weights know (N, {channels}, H, W)"
+            raise ValueError(f"images have shape {tuple(images.shape)}, but {known}{self._way_out(images)}")
         images = images.to(torch.float32).div_(255)  # the conversion of data.Images, bit for bit
         if list(images.shape[2:]) == size:
             return images
@@ -60,13 +63,13 @@ class Transforms(nn.Module):
             return "; give images[None, None]"
         if images.ndim not in {3, 4}:
             return ""
-        if images.shape[-1] in {1, 3}:
+        if images.shape[-1] == channels:
             return f"; channels come first: give images.movedim(-1, -3){single}"
-        if images.shape[-3] == channels:
-            return f"; give images{single}"
-        if channels == 1 and images.shape[-3] == 3:
-            return "; torchbasics.data.read_image(path, channels=1) reads photographs in grey"
-        return "; give images[:, None]" if channels == 1 and single else ""
+        if single and images.shape[0] == channels:
+            return "; give images[None]"
+        if images.shape[-1] in {2, 3, 4} or images.shape[-3] == 3 or channels != 1 or not single:
+            return f"; {READ.format(channels)} makes such of a file"
+        return "; give images[:, None]"
 
     def extra_repr(self) -> str:
         """Show the size in ``repr``."""

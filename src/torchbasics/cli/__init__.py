@@ -106,10 +106,10 @@ def _unread() -> bool:
     """Tell whether nobody reads stdout any more, as after ``| head``, and let go of what is still to be written."""
     try:
         poll = select.poll()
-        poll.register(sys.stdout.fileno(), 0)
+        poll.register(sys.stdout.fileno(), select.POLLOUT)
     except (AttributeError, OSError, ValueError):  # Windows has no poll, and not every stdout is a file
         return False
-    if not any(events & select.POLLERR for _, events in poll.poll(0)):
+    if not any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0)):
         return False
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains as it ends
     return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchbasics import _weights
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Print the report on versions, devices and extras, or the card of weights."""
     if args.name:
+        if Path(args.name).is_file():
+            raise ValueError(f"{args.name!r} is a file; torchbasics inspect shows what is in it")
         card = _weights.find_named(args.name)
         print(format_card(card))
         return card.as_dict()

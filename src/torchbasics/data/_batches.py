@@ -89,7 +89,8 @@ def _make(data: Any, targets: Any, options: Any, workers: int, set_by_user: tupl
         return LoaderBatches(DataLoader(data, batch_size=size, generator=torch.Generator()))
     if isinstance(data, (DataLoader, list)) or not hasattr(data, "__getitem__") or isinstance(data, str):
         if not isinstance(data, Iterable) or isinstance(data, str):
-            raise TypeError(f"data must be (inputs, targets), a Dataset or an iterable of batches, got {data!r}")
+            needed = "(inputs, targets), a Dataset or an iterable of batches"
+            raise TypeError(f"data must be {needed}, got {_checks.told(data)}")
         if set_by_user:
             raise ValueError(f"{type(data).__name__} brings its own batches; leave out {', '.join(set_by_user)}")
         return LoaderBatches(data)

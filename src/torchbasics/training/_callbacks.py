@@ -210,7 +210,7 @@ def make_progress(progress: bool | None) -> list[Callback]:
     """Return what shows progress: None = a bar on a terminal or in a notebook, else lines; False = nothing."""
     if progress is False:
         return []
-    if progress is True or sys.stderr.isatty() or "ipykernel" in sys.modules:
+    if progress is True or (sys.stderr and sys.stderr.isatty()) or "ipykernel" in sys.modules:
         return [Bar()]
     return [Lines()]
 

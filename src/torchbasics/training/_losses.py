@@ -89,6 +89,8 @@ def check_targets(outputs: Any, targets: Tensor, all_targets: Tensor, loss: Loss
             lacking = [d for d in (targets.ndim, 1) if outputs.shape == (*targets.shape[:d], 1, *targets.shape[d:])]
             if lacking:
                 way_out = f" (targets.unsqueeze({lacking[0]})?)"
+            elif targets.shape == (*outputs.shape, 1):
+                way_out = f" (targets.squeeze({outputs.ndim})?)"
             elif (
                 outputs.ndim > 1
                 and targets.is_floating_point()
