@@ -44,7 +44,6 @@ MATRIX = {
     "newest": Leg(),
 }
 ALWAYS = ("newest", "floor")
-LAZY = "--no-compile"  # half a minute less for each torch: Python compiles what is imported
 OLDER = ("--ignore=tests/test_benchmarks.py",)  # `bench` measures with the newest alone
 
 
@@ -75,7 +74,7 @@ def lint(session: nox.Session) -> None:
 @nox.parametrize("python,leg", legs(*ALWAYS))
 def tests(session: nox.Session, leg: str) -> None:
     """Tests against the built package; with the newest torch also types."""
-    session.install(LAZY, *MATRIX[leg].requirements, ".[all]", *group("types"))
+    session.install(*MATRIX[leg].requirements, ".[all]", *group("types"))
     if leg == "newest":
         session.run("mypy")
     pytest(session, *(() if leg == "newest" else OLDER))
@@ -164,7 +163,7 @@ def judges(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """The site, English and Chinese, in build/docs/html; a warning is an error."""
-    session.install(LAZY, ".[all]", *group("test"), *group("docs"))
+    session.install(".[all]", *group("test"), *group("docs"))
     session.run("python", "scripts/make_live.py")
     site = "build/docs/html"
     for language, folder in (("en", site), ("zh_CN", f"{site}/zh")):
