@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,22 @@ def warning(folder: Path) -> Any:
 def endless(folder: Path) -> Any:
     """Never ends."""
     time.sleep(60)
+
+
+def test_a_kill_that_comes_as_the_run_has_ended_leaves_its_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last word is in the pipe, and was not there yet when it was to be killed."""
+
+    def late(pid: int, number: int, kill: Callable[[int, int], None] = os.kill) -> None:
+        time.sleep(3)  # in which the run ends
+        kill(pid, number)
+
+    monkeypatch.setattr(os, "kill", late)
+    child = run_child(train, tmp_path, Kill("time", at=0.0))
+
+    assert child.exitcode == 0
+    assert child.digest is not None
 
 
 def test_careful_training_passes() -> None:

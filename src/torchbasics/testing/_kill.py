@@ -226,10 +226,13 @@ def run_child(train: Train, folder: Path, kill: Kill | None = None, *, timeout: 
     if said == {} and kill is not None and kill.point == "time":  # it has begun
         said = told(time.monotonic() + kill.at)
         if said is None:
-            os.kill(process.pid, signal.SIGKILL)  # type: ignore[arg-type]  # it was started
+            with suppress(ProcessLookupError):  # it has just ended
+                os.kill(process.pid, signal.SIGKILL)  # type: ignore[arg-type]  # it was started
     if said == {}:
         said = told(deadline)
     process.join(max(0, deadline - time.monotonic()))
+    if said is None:
+        said = told(0)  # it ended by itself as it was to be killed
     if process.exitcode is None:
         said = {"error": f"still running after {timeout:g} s"}
         process.kill()
