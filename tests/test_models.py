@@ -103,10 +103,12 @@ def test_the_name_of_weights_is_answered_with_the_call() -> None:
         models.get_model("cn/a")
     with pytest.raises(ValueError, match=r"^unknown model 'cnn/a'; get_weights\('cnn'\) returns the cards"):
         models.get_weights("cnn/a")
+    cnn: Any = models.get_model("cnn")
+    sequential: Any = nn.Sequential(nn.ReLU())
     with pytest.raises(ValueError, match=r"^unknown model CNNModel; choose from 'cnn', "):
-        models.get_weights(models.get_model("cnn"))  # type: ignore[arg-type]  # what is refused
+        models.get_weights(cnn)
     with pytest.raises(ValueError, match=r"^unknown model Sequential; choose from 'cnn', "):
-        models.get_model(nn.Sequential(nn.ReLU()))  # type: ignore[call-overload]  # what is refused
+        models.get_model(sequential)
 
 
 def test_an_unknown_argument_is_answered_with_the_nearest() -> None:

@@ -574,7 +574,7 @@ def test_a_terminal_without_signs_gets_an_answer() -> None:
 
 
 def test_predict_asks_the_pretrained_network_where_none_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The same answers with its name in front; nothing but a name is refused."""
     from PIL import Image
@@ -595,6 +595,9 @@ def test_predict_asks_the_pretrained_network_where_none_is_named(
     assert "'tests' is a folder; give its files, such as tests/*.png" in capsys.readouterr().err
     assert main(["info", __file__]) == 2
     assert "is a file; torchbasics inspect shows what is in it" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cnn").touch()
+    assert main(["info", "cnn"]) == 0
 
 
 @needs("matplotlib")

@@ -15,9 +15,12 @@ if TYPE_CHECKING:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Print the report on versions, devices and extras, or the card of weights."""
     if args.name:
-        if Path(args.name).is_file():
-            raise ValueError(f"{args.name!r} is a file; torchbasics inspect shows what is in it")
-        card = _weights.find_named(args.name)
+        try:
+            card = _weights.find_named(args.name)
+        except ValueError:
+            if not Path(args.name).is_file():
+                raise
+            raise ValueError(f"{args.name!r} is a file; torchbasics inspect shows what is in it") from None
         print(format_card(card))
         return card.as_dict()
     from torchbasics import _env  # with torch

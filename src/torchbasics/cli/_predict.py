@@ -54,7 +54,7 @@ def _split(given: list[str]) -> tuple[str, list[str]]:
     has_model = is_named(first) or Path(first).suffix.lower() not in SUFFIXES
     file, paths = (first, given[1:]) if has_model else (DEFAULT, given)
     if not paths:
-        if Path(first).is_dir():
+        if not is_named(first) and Path(first).is_dir():
             raise ValueError(f"{first!r} is a folder; give its files, such as {Path(first, '*.png')}")
         raise ValueError(f"no images to look at, got {first!r} alone; give PNG or JPEG files")
     return file, paths

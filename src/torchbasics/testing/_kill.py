@@ -226,8 +226,7 @@ def run_child(train: Train, folder: Path, kill: Kill | None = None, *, timeout: 
     if said == {} and kill is not None and kill.point == "time":  # it has begun
         said = told(time.monotonic() + kill.at)
         if said is None:
-            with suppress(ProcessLookupError):  # it has just ended
-                os.kill(process.pid, signal.SIGKILL)  # type: ignore[arg-type]  # it was started
+            process.kill()
     if said == {}:
         said = told(deadline)
     process.join(max(0, deadline - time.monotonic()))
